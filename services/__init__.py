@@ -1,0 +1,1 @@
+"""The servers of Warmer: embedder, captioner, rewriter, orchestrator, and the local stack that joins all four."""
