@@ -1,0 +1,46 @@
+"""A search in plain words: what the servicer makes of a SearchSpec, so that scoring knows no protobuf."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+DEFAULT_TOP_K = 10
+MAX_TOP_K = 10_000
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted part of a query. Which of the others is set says `kind`; `vector` is of any length, not (D,) yet."""
+
+    kind: Literal["text", "image", "image_id", "vector"]
+    weight: float
+    text: str = ""
+    image: bytes = b""
+    image_id: str = ""
+    vector: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Marks:
+    """One round of relevance feedback on displayed images; no id is in two of the three. `temperature` is tau_u."""
+
+    relevant: list[str]
+    irrelevant: list[str]
+    unmarked: list[str]
+    temperature: float
+    lapse: float
+
+
+@dataclass(frozen=True)
+class Query:
+    """A search. `prior_temperature` is tau_q; temperatures are the server's default where the caller set none."""
+
+    collection_id: str
+    terms: list[Term]
+    marks: list[Marks] = field(default_factory=list)
+    prior_temperature: float = 0.05
+    excluded: list[str] = field(default_factory=list)
+    min_similarity: float | None = None
+    min_revision: int = 0
+    top_k: int = DEFAULT_TOP_K

@@ -1,0 +1,190 @@
+"""Runs a search over one view of an index: finds the rows that it names, scores all images, returns the best or ranks.
+
+It blocks and computes on the calling thread alone; searches run beside each other on several threads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.embedder.index.base import Floats, Index, Mask, Rows
+from services.embedder.query import Marks, Query
+from services.embedder.ranking import best, choice_log_likelihood, exact_ranks, in_order, query_vector
+from warmer.errors import InvalidArgument, NotFound, Unavailable
+
+# Scoring goes block by block, so that its memory is bounded; a multiple of the index's own block.
+_BLOCK_ROWS = 16_384
+# Asking the index for this many more hits, to make up for those that must not be shown, is cheaper than scoring all.
+_SPARE = 400
+_RETRY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Found:
+    """Hits, best first: K image ids, `scores` and `similarities` (K,), `hashes` (K, 32) SHA-256 of the contents."""
+
+    ids: list[str]
+    scores: Floats
+    similarities: Floats
+    hashes: NDArray[np.uint8]
+    revision: int
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """For each id asked for: `ranks` (T,), 0 for none; `scores` and `similarities` (T,), 0 for unknown ids."""
+
+    ranks: Rows
+    scores: Floats
+    similarities: Floats
+    candidates: int
+    revision: int
+
+
+class _Located:
+    """The rows of every id that a search names, found together, so that they belong to one view."""
+
+    def __init__(self, index: Index, query: Query, more: Sequence[str] = ()) -> None:
+        named = [term.image_id for term in query.terms if term.kind == "image_id"]
+        marked = [id for marks in query.marks for id in (*marks.relevant, *marks.irrelevant, *marks.unmarked)]
+        self.view, rows = index.locate([*named, *marked, *query.excluded, *more])
+        if query.min_revision > self.view.revision:
+            raise _not_yet(query.min_revision, self.view.revision)
+        ends = np.cumsum([len(named), len(marked), len(query.excluded)])
+        self.terms, self.marks, self.excluded, self.more = np.split(rows, ends)
+        _require(named, self.terms, "search.terms")
+        _require(marked, self.marks, "search.preferences")
+        self.excluded = self.excluded[self.excluded >= 0]
+
+    def candidates(self, *, excluding: bool = True) -> Mask:
+        """(N,) bool: the rows that may be hits."""
+        mask = self.view.alive.copy()
+        if excluding:
+            mask[self.excluded] = False
+        return mask
+
+
+def search(index: Index, query: Query, vectors: Sequence[Floats | None]) -> Found:
+    """The best images. `vectors` holds the unit vector of each term, None for terms that name an image.
+
+    Raises NotFound (IMAGE_NOT_FOUND), InvalidArgument (ZERO_QUERY), and Unavailable (REVISION_NOT_REACHED) when
+    `min_revision` is newer than the index.
+    """
+    located = _Located(index, query)
+    view, direction = located.view, _direction(located, query, vectors)
+    if not query.marks:
+        hits = _nearest(located, direction, query.top_k)
+        if hits is not None:
+            rows, scores = hits
+            if query.min_similarity is not None:
+                keep = scores >= np.float32(query.min_similarity)
+                rows, scores = rows[keep], scores[keep]
+            return Found(view.ids(rows), scores, scores, view.hashes(rows), view.revision)
+    similarities = view.similarities(direction)
+    scores = _scores(located, query, similarities)
+    candidates = located.candidates()
+    if query.min_similarity is not None:
+        candidates &= similarities >= np.float32(query.min_similarity)
+    rows = best(scores, candidates, query.top_k, view.ids)
+    return Found(view.ids(rows), scores[rows], similarities[rows], view.hashes(rows), view.revision)
+
+
+def rank(index: Index, query: Query, vectors: Sequence[Floats | None], ids: Sequence[str], *, excluding: bool) -> Ranks:
+    """The exact ranks of images under a search, its `top_k` and `min_similarity` aside. Raises as `search`."""
+    located = _Located(index, query, ids)
+    view, direction = located.view, _direction(located, query, vectors)
+    similarities = view.similarities(direction)
+    scores = _scores(located, query, similarities)
+    candidates = located.candidates(excluding=excluding)
+    known = located.more >= 0
+    rows = located.more[known]
+    ranks = np.zeros(len(ids), np.int64)
+    of_ids, scores_of_ids = np.zeros(len(ids), np.float32), np.zeros(len(ids), np.float32)
+    ranks[known] = exact_ranks(scores, candidates, rows, view.ids)
+    scores_of_ids[known], of_ids[known] = scores[rows], similarities[rows]
+    return Ranks(ranks, scores_of_ids, of_ids, int(np.count_nonzero(candidates)), view.revision)
+
+
+def _direction(located: _Located, query: Query, vectors: Sequence[Floats | None]) -> Floats:
+    stored = iter(located.view.vectors(located.terms))
+    parts = [next(stored) if vector is None else vector for vector in vectors]
+    return query_vector(np.stack(parts), [term.weight for term in query.terms])
+
+
+def _nearest(located: _Located, direction: Floats, k: int) -> tuple[Rows, Floats] | None:
+    """The hits of a search without marks, or None when scoring everything is the way to find them."""
+    view = located.view
+    spare = located.excluded.size + (view.alive.size - view.count)
+    if spare > _SPARE:
+        return None
+    rows, products = view.nearest(direction, k + spare + 1)
+    keep = view.alive[rows]
+    if located.excluded.size:
+        keep &= ~np.isin(rows, located.excluded)
+    rows, products = rows[keep], products[keep]
+    if rows.size > k and products[k] == products[k - 1]:
+        return None  # which of the equal ones are hits is a matter of their ids, and not all of them may be here
+    rows, products = rows[:k], products[:k]
+    order = in_order(np.arange(rows.size), products, lambda places: view.ids(rows[places]))
+    return rows[order], products[order]
+
+
+def _scores(located: _Located, query: Query, similarities: Floats) -> Floats:
+    """similarity + tau_q * (sum of the log-likelihoods of the marks), for every row: (N,)."""
+    if not query.marks:
+        return similarities
+    displayed, places = np.unique(located.marks, return_inverse=True)
+    probes = located.view.vectors(displayed)
+    evidence = np.zeros_like(similarities)
+    for start in range(0, similarities.size, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, similarities.size)
+        products = located.view.products(probes, start, stop)
+        evidence[start:stop] = _evidence(query.marks, products, places)
+    return similarities + np.float32(query.prior_temperature) * evidence
+
+
+def _evidence(rounds: Sequence[Marks], products: Floats, places: Rows) -> Floats:
+    """The sum of the rounds' log-likelihoods: products (P, N) with P displayed images -> (N,). `places` says which of
+    the P each marked image is, in the order relevant, irrelevant, unmarked of each round."""
+    total = np.zeros(products.shape[1], np.float32)
+    at = 0
+    for marks in rounds:
+        ends = np.cumsum([at, len(marks.relevant), len(marks.irrelevant), len(marks.unmarked)]).tolist()
+        relevant, irrelevant, unmarked = (products[places[a:b]] for a, b in pairwise(ends))
+        total += choice_log_likelihood(relevant, irrelevant, unmarked, temperature=marks.temperature, lapse=marks.lapse)
+        at = ends[-1]
+    return total
+
+
+def _require(ids: Sequence[str], rows: Rows, field: str) -> None:
+    for id, row in zip(ids, rows.tolist(), strict=True):
+        if row < 0:
+            raise NotFound(
+                f"the image {id!r} is not in the collection",
+                reason="IMAGE_NOT_FOUND",
+                field=field,
+                hint="ListImages names those that are; it may have been removed",
+            )
+
+
+def _not_yet(wanted: int, reached: int) -> Unavailable:
+    return Unavailable(
+        f"revision {wanted} is wanted, this server has reached {reached}",
+        reason="REVISION_NOT_REACHED",
+        hint="ask for a revision that AddImages or RemoveImages returned, or try again",
+        retry_after_s=_RETRY_S,
+    )
+
+
+def check_length(vector: np.ndarray, dimensions: int, field: str) -> None:
+    """Raises InvalidArgument (DIMENSION_MISMATCH) when a vector is not of the collection's length."""
+    if vector.size != dimensions:
+        raise InvalidArgument(
+            f"the vector has {vector.size} dimensions, the collection has {dimensions}",
+            reason="DIMENSION_MISMATCH",
+            field=field,
+            hint="embed with the collection's model; vectors are little-endian float32",
+        )

@@ -1,0 +1,18 @@
+"""An embedder with the tiny encoder as a process of its own, for tests that kill it. Arguments: data folder, socket."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+if __name__ == "__main__":
+    from tiny_encoder import TinyEncoder
+
+    from services.common.server import serve
+    from services.common.settings import load_settings
+    from services.embedder.service import build
+
+    settings = load_settings(data_dir=sys.argv[1], decode_workers=1, threads=1)
+    address = f"unix:{sys.argv[2]}"
+    sys.exit(asyncio.run(serve(settings, "embedder", address, lambda s: build(s, load=lambda _: TinyEncoder()))))
