@@ -1,0 +1,20 @@
+"""Starts the captioner: `python -m services.captioner`. `.env.example` lists its settings."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from services.common.main import run_service
+
+if TYPE_CHECKING:
+    from services.common.server import Build
+
+
+def load_build() -> "Build":
+    """Imports the service, once the thread budget is set."""
+    from services.captioner.service import build
+
+    return build
+
+
+if __name__ == "__main__":
+    sys.exit(run_service("captioner", load_build))

@@ -1,0 +1,55 @@
+"""The compact captioner at run time: the shared image backbone in ONNX Runtime and the small decoder in PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from services.captioner.models.base import CaptionText
+from services.captioner.models.compact_decoder import CaptionDecoder, DecoderConfig, beam_search
+from services.common.settings import Settings
+from services.common.threads import limit_torch
+from services.common.vision.backbone import Backbone
+from services.common.weights import compact_file, sha256_of
+
+_BEAMS = 3
+
+
+class CompactCaptioner:
+    """One sentence for each image, by beam search; a `CaptionModel`. Not thread-safe."""
+
+    backend = "compact"
+    prompt_version = ""  # it was trained for one task and takes no prompt
+
+    def __init__(self, backbone: Backbone, decoder: CaptionDecoder, vocabulary: Sequence[str], model_id: str) -> None:
+        self.id = model_id
+        self.max_tokens = decoder.config.max_words
+        self.resize = backbone.resize
+        self._backbone = backbone
+        self._decoder = decoder.eval()
+        self._vocabulary = vocabulary
+
+    @classmethod
+    def load(cls, settings: Settings) -> CompactCaptioner:
+        """The captioner that ships with Warmer. Raises FailedPrecondition (MODEL_NOT_INSTALLED) or DataLoss."""
+        weights, sizes = compact_file("captioner/decoder.safetensors"), compact_file("captioner/decoder.json")
+        limit_torch(settings.threads)
+        stored = json.loads(sizes.read_text())
+        decoder = CaptionDecoder(DecoderConfig(**stored["config"]))
+        decoder.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+        backbone = Backbone(settings.models_dir, settings.threads)
+        return cls(backbone, decoder, stored["vocabulary"], f"compact-captioner-{sha256_of(weights, sizes)[:12]}")
+
+    def caption(self, pixels: Sequence[np.ndarray], on_text: Callable[[int, str], None]) -> list[CaptionText]:
+        """Describes N images, each (224, 224, 3) uint8 RGB. Beam search knows its words only at the end, so `on_text`
+        gets each caption whole."""
+        grids = torch.from_numpy(self._backbone.grids(pixels))  # (N, 49, 1280)
+        sentences = beam_search(self._decoder, grids, beams=_BEAMS)
+        captions = [CaptionText(" ".join(self._vocabulary[w] for w in s), len(s)) for s in sentences]
+        for index, caption in enumerate(captions):
+            on_text(index, caption.text)
+        return captions

@@ -1,0 +1,143 @@
+"""Captions of the marked images: from the cache, else from the captioner, which is handed downscaled bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+
+from services.orchestrator.options import OrchestratorOptions
+from services.orchestrator.round.job import RoundJob
+from services.orchestrator.round.peers import Peers
+from services.orchestrator.round.recorder import Recorder
+from services.orchestrator.round.stage import Outcome
+from services.orchestrator.store.captions import CaptionCache
+from services.orchestrator.strategies import merged
+from warmer.errors import WarmerError
+from warmer.names import collection_id
+from warmer.v1 import captioner_pb2
+from warmer.v1 import orchestrator_pb2 as pb
+
+
+class CaptionStage:
+    """Captions what one round marked. Every caption is stored as it comes, so that nobody has to make it again."""
+
+    def __init__(
+        self,
+        job: RoundJob,
+        recorder: Recorder,
+        peers: Peers,
+        cache: CaptionCache,
+        options: OrchestratorOptions,
+    ) -> None:
+        self._job = job
+        self._recorder = recorder
+        self._embedder = peers.embedder
+        self._captioner = peers.captioner
+        self._cache = cache
+        self._options = options
+        self._problems: list[str] = []
+
+    async def run(self) -> Outcome:
+        """Captions the first `max_captions` marked images, relevant ones first; names what is missing."""
+        turn = self._job.history.turn
+        wanted = merged(turn.relevant, turn.irrelevant)[: self._options.max_captions]
+        had = {caption.key for caption in self._recorder.partial.captions}  # by an earlier owner of the round
+        missing = await self._from_cache([id for id in wanted if id not in had])
+        if missing:
+            await self._from_captioner(missing)
+        have = captioned(self._recorder.partial.captions)
+        lacking = [id for id in wanted if id not in have]
+        if not lacking:
+            return Outcome()
+        reason = self._problems[0] if self._problems else "the captioner sent none"
+        return Outcome(missing=f"{len(lacking)} of {len(wanted)} images have no caption: {reason}")
+
+    async def _from_cache(self, ids: Sequence[str]) -> list[str]:
+        """Takes what is cached; returns the rest. No image moves."""
+        hashes = {id: self._job.sha256s.get(id, "") for id in ids}
+        known = list(dict.fromkeys(sha256 for sha256 in hashes.values() if sha256))
+        if not known:
+            return list(ids)
+        cached = await self._cache.get(self._job.session.ref.tenant, *await self._captioner.model(), known)
+        found = []
+        for id, sha256 in hashes.items():
+            if sha256 in cached:
+                caption = captioner_pb2.Caption.FromString(cached[sha256])
+                caption.key = id
+                found.append(caption)
+        if found:
+            await self._keep(found, ())
+        return [id for id, sha256 in hashes.items() if sha256 not in cached]
+
+    async def _from_captioner(self, ids: Sequence[str]) -> None:
+        same: dict[str, list[str]] = defaultdict(list)  # ids of one content are captioned once
+        for id in ids:
+            same[self._job.sha256s.get(id, "") or f"id:{id}"].append(id)
+        groups = {group[0]: group for group in same.values()}
+        images = await self._fetch(list(groups))
+        if not images:
+            return
+        async with aclosing(self._captioner.caption(images)) as answers:
+            async for group in answers:
+                deltas, captions = [], []
+                for answer in group:
+                    if answer.WhichOneof("event") == "text_delta":
+                        deltas.append(pb.RefineSessionResponse(caption_delta=answer.text_delta))
+                    else:
+                        captions += self._received(answer.caption, groups.get(answer.caption.key, ()))
+                await self._keep(captions, deltas)
+                await self._put(captions)
+
+    def _received(self, caption: captioner_pb2.Caption, ids: Iterable[str]) -> list[captioner_pb2.Caption]:
+        """The caption once for each id of its content; a failed one is noted."""
+        self._captioner.remember(caption)
+        if not caption.text:
+            self._problems.append(caption.status.message or "the captioner wrote nothing")
+        copies = []
+        for id in ids:
+            copy = captioner_pb2.Caption()
+            copy.CopyFrom(caption)
+            copy.key = id
+            copies.append(copy)
+        return copies
+
+    async def _fetch(self, ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Bytes of the images that can be had, a few at a time."""
+        gate = asyncio.Semaphore(self._options.fetches)
+        collection = collection_id(self._job.session.collection)
+
+        async def fetch(id: str) -> tuple[str, bytes] | None:
+            async with gate:
+                try:
+                    return id, await self._embedder.content(collection, id, self._options.caption_max_edge)
+                except WarmerError as error:
+                    self._problems.append(error.message)
+                    return None
+
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(fetch(id)) for id in ids]
+        return [image for task in running if (image := task.result()) is not None]
+
+    async def _keep(
+        self, captions: Sequence[captioner_pb2.Caption], events: Sequence[pb.RefineSessionResponse]
+    ) -> None:
+        self._recorder.partial.captions.extend(caption for caption in captions if caption.text)
+        await self._recorder.emit(*events, *(pb.RefineSessionResponse(caption=caption) for caption in captions))
+
+    async def _put(self, captions: Sequence[captioner_pb2.Caption]) -> None:
+        tenant = self._job.session.ref.tenant
+        for caption in captions:
+            sha256 = self._job.sha256s.get(caption.key, "")
+            if caption.text and sha256:
+                kept = captioner_pb2.Caption()
+                kept.CopyFrom(caption)
+                kept.key = ""
+                entry = {sha256: kept.SerializeToString()}
+                await self._cache.put(tenant, caption.model, caption.prompt_version, entry)
+
+
+def captioned(captions: Iterable[captioner_pb2.Caption]) -> set[str]:
+    """Image ids that have a caption."""
+    return {caption.key for caption in captions}

@@ -1,0 +1,20 @@
+"""Starts the rewriter: `python -m services.rewriter`. `.env.example` lists its settings."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from services.common.main import run_service
+
+if TYPE_CHECKING:
+    from services.common.server import Build
+
+
+def load_build() -> "Build":
+    """Imports the service, once the thread budget is set."""
+    from services.rewriter.service import build
+
+    return build
+
+
+if __name__ == "__main__":
+    sys.exit(run_service("rewriter", load_build))
