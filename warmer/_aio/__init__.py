@@ -1,0 +1,1 @@
+"""The asyncio client's parts; their public face is :mod:`warmer.aio`."""

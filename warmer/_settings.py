@@ -1,0 +1,29 @@
+"""Where the services are, from arguments and environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from warmer.channel import checked_target, neighbour
+
+DEFAULT_TARGET = "localhost:50050"
+TARGET_VARIABLE = "WARMER_TARGET"
+EMBEDDER_VARIABLE = "WARMER_EMBEDDER_TARGET"
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """gRPC targets of the two services that a client talks to."""
+
+    orchestrator: str
+    embedder: str
+
+    @classmethod
+    def resolve(cls, target: str | None, embedder: str | None) -> Targets:
+        """The arguments, else the environment, else the default; the embedder's also from the orchestrator's."""
+        orchestrator = checked_target(target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET)
+        if not embedder and not (target or "").startswith("unix"):
+            # A socket named by the caller serves all; a variable that points elsewhere must not be mixed in.
+            embedder = os.environ.get(EMBEDDER_VARIABLE)
+        return cls(orchestrator, checked_target(embedder or neighbour(orchestrator)))

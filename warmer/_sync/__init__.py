@@ -1,0 +1,1 @@
+"""The blocking client's parts; their public face is :mod:`warmer.client`."""

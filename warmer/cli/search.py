@@ -1,0 +1,69 @@
+"""``warmer search``: one search without a session; and how hits are shown everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import typer
+
+from warmer.cli import options, output
+from warmer.types import Hit, Truncation
+
+
+def search(
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="What you have in mind.", show_default=False)
+    ] = None,
+    *,
+    collection: options.CollectionOption = options.DEFAULT_COLLECTION,
+    image: options.ExampleFile = None,
+    similar_to: options.ExampleId = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=10_000, help="How many hits.")] = 10,
+    min_similarity: Annotated[
+        float | None, typer.Option(min=-1.0, max=1.0, help="Leave out hits less similar than this.")
+    ] = None,
+    target: options.Target = None,
+    embedder: options.Embedder = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search a collection by words, by an example image, or by both.
+
+    Examples:
+
+      warmer search "two dogs on a beach" -k 20
+
+      warmer search --image sketch.png --min-similarity 0.3
+
+      warmer search "at night" --similar-to holidays%2Fharbour.jpg
+    """
+    with options.connect(target, embedder) as client:
+        result = client.search(
+            collection, text, image=image, image_id=similar_to, top_k=top_k, min_similarity=min_similarity
+        )
+    if as_json:
+        output.print_json(result)
+        return
+    show_hits(result.hits)
+    show_truncations(result.truncations)
+
+
+def show_hits(hits: Sequence[Hit]) -> None:
+    """Hits as a table; numbers count from 1 and can be given as @1, @2, ... to ``warmer refine``."""
+    if not hits:
+        output.note("no hits")
+        return
+    plain = all(hit.score == hit.similarity for hit in hits)
+    columns = ["", "image", "similarity"] + ([] if plain else ["score"])
+    rows = (
+        [number, hit.image_id, hit.similarity] + ([] if plain else [hit.score]) for number, hit in enumerate(hits, 1)
+    )
+    output.print_table(columns, rows)
+
+
+def show_truncations(truncations: Iterable[Truncation]) -> None:
+    """Says on stderr what the encoder did not read."""
+    for truncation in truncations:
+        output.note(
+            f"note: the text has {truncation.tokens} tokens; the encoder read the first {truncation.max_tokens}"
+        )

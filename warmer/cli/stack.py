@@ -1,0 +1,179 @@
+"""The services as child processes: started together, watched, drained together. Nothing is restarted silently.
+
+This module imports no service. It starts ``python -m services.<name>`` with this interpreter, and asks
+``grpc.health.v1`` whether each is serving, which needs two bytes of protobuf and no package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import grpc
+
+from warmer.channel import make_channel
+from warmer.errors import DeadlineExceeded, FailedPrecondition, Internal
+
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+HEALTH_SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+LOG_TAIL_LINES = 20
+_NEEDED = ("services", "onnxruntime", "pydantic_settings", "structlog", "grpc_health")
+
+
+def require_services() -> None:
+    """Raises FailedPrecondition (``SERVICES_NOT_INSTALLED``) unless the services can be started from here."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise FailedPrecondition(
+            f"the services are not installed here (missing: {', '.join(missing)})",
+            reason="SERVICES_NOT_INSTALLED",
+            hint="pip install 'warmer[services]'",
+        )
+
+
+def is_serving(target: str, timeout_s: float = 1.0) -> bool:
+    """Whether the server at the target answers its health check with SERVING."""
+    with make_channel(target) as channel:
+        check = channel.unary_unary(HEALTH_METHOD, request_serializer=bytes, response_deserializer=bytes)
+        try:
+            answer: bytes = check(b"", timeout=timeout_s)
+        except grpc.RpcError:
+            return False  # not there yet; whoever waits also watches the process
+        return answer == HEALTH_SERVING
+
+
+@dataclass(slots=True)
+class Child:
+    """One service to run.
+
+    Attributes:
+        name: of the service.
+        arguments: after ``python``.
+        target: where it will serve.
+        log: file that takes its output.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    target: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    def log_tail(self) -> str:
+        """The last lines of its log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+class Stack:
+    """Child processes that live and die together; use it in a ``with`` statement."""
+
+    def __init__(self, children: Sequence[Child], environment: Mapping[str, str], drain_s: float) -> None:
+        self.children = tuple(children)
+        self._environment = dict(environment)
+        self._drain_s = drain_s
+
+    def __enter__(self) -> Stack:
+        try:
+            for child in self.children:
+                _start(child, self._environment)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_ready(self, timeout_s: float, on_ready: Callable[[Child], None], go_on: Callable[[], bool]) -> bool:
+        """Waits until all serve; ``go_on`` is called between looks, pauses a little, and says whether to keep waiting.
+
+        Returns whether all serve. Raises Internal (``SERVICE_DIED``) or DeadlineExceeded (``NOT_READY``).
+        """
+        deadline = time.monotonic() + timeout_s
+        waiting = list(self.children)
+        while waiting:
+            self.check()
+            for child in [child for child in waiting if is_serving(child.target)]:
+                waiting.remove(child)
+                on_ready(child)
+            if waiting and time.monotonic() > deadline:
+                names = ", ".join(child.name for child in waiting)
+                raise DeadlineExceeded(
+                    f"not ready after {timeout_s:.0f} s: {names}",
+                    reason="NOT_READY",
+                    hint=f"Look at {waiting[0].log}, or give more time with --wait.",
+                )
+            if waiting and not go_on():
+                return False
+        return True
+
+    def check(self) -> None:
+        """Raises Internal (``SERVICE_DIED``) with the last lines of its log when a child has ended."""
+        for child in self.children:
+            if child.process is not None and (code := child.process.poll()) is not None:
+                how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+                raise Internal(
+                    f"{child.name} {how}. Its last log lines:\n{child.log_tail()}",
+                    reason="SERVICE_DIED",
+                    hint=f"The whole log: {child.log}",
+                )
+
+    def stop(self) -> None:
+        """Asks all to drain (SIGTERM), and kills those that take longer than their drain time and a margin."""
+        running = [child.process for child in self.children if child.process and child.process.poll() is None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + self._drain_s + 10.0
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class LogTail:
+    """Copies what is added to log files, line by line, with the service's name in front."""
+
+    def __init__(self, children: Sequence[Child], write: Callable[[str], None]) -> None:
+        self._write = write
+        self._files: list[tuple[str, BinaryIO]] = [(child.name, child.log.open("rb")) for child in children]
+        self._partial: dict[str, bytes] = {}
+
+    def copy(self) -> None:
+        """Writes what was added since the last time."""
+        for name, file in self._files:
+            *lines, rest = (self._partial.get(name, b"") + file.read()).split(b"\n")
+            self._partial[name] = rest
+            for line in lines:
+                self._write(f"{name}: {line.decode('utf-8', 'replace')}")
+
+    def close(self) -> None:
+        """Writes the rest and closes the files."""
+        self.copy()
+        for _, file in self._files:
+            file.close()
+
+
+def _start(child: Child, environment: Mapping[str, str]) -> None:
+    child.log.parent.mkdir(parents=True, exist_ok=True)
+    if child.log.exists():
+        child.log.replace(child.log.with_suffix(".log.1"))  # one run back is kept, the disk does not fill
+    with child.log.open("wb") as log:
+        child.process = subprocess.Popen(
+            [sys.executable, *child.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            # Ctrl-C goes to the terminal's whole foreground group; draining is for us to order.
+            start_new_session=True,
+        )
