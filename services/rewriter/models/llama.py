@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, StoppingCriteria, StoppingCriteriaList
+from transformers.utils import logging as transformers_logging
 
 from services.rewriter.models.base import Generation, Message
 from warmer.errors import FailedPrecondition, WarmerError
@@ -53,6 +54,7 @@ class LlamaModel:
             raise FailedPrecondition(
                 f"no language model at {place}", reason="MODEL_NOT_INSTALLED", hint="check the path of the model"
             )
+        transformers_logging.disable_progress_bar()  # a service's log is no terminal
         more = {"gguf_file": gguf_file} if gguf_file else {}
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
