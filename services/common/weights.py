@@ -28,7 +28,7 @@ class WeightFile:
     sha256: str
 
     def find(self) -> Path:
-        """Where the file lies. Raises FailedPrecondition (MODEL_NOT_INSTALLED) if the package or the file is missing."""
+        """Where the file lies. Raises FailedPrecondition (MODEL_NOT_INSTALLED) if package or file is missing."""
         spec = importlib.util.find_spec(self.module)
         if spec is None or not spec.submodule_search_locations:
             raise FailedPrecondition(

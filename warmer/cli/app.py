@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from warmer import __version__
-from warmer.cli import collections, index, models, output, refine, search, sessions, up
+from warmer.cli import collections, demo, index, models, output, refine, search, sessions, up
 from warmer.errors import WarmerError
 
 
@@ -56,6 +56,7 @@ def root(
     """Holds the options that belong to no command."""
 
 
+app.command("demo", epilog=output.EPILOG)(demo.demo)
 app.command("up", epilog=output.EPILOG)(up.up)
 app.command("index", epilog=output.EPILOG)(index.index)
 app.command("search", epilog=output.EPILOG)(search.search)

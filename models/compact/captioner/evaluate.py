@@ -2,9 +2,9 @@
 
     python -m models.compact.captioner.evaluate --data ../shared/data/flickr8k/val
 
-Captions every photo through `CompactCaptioner`, as the service does, in batches of 50, and prints BLEU-1 to 4, CIDEr and
-ROUGE-L against all captions of each photo. Needs `pip install --no-deps pycocoevalcap` and a Java for its tokenizer
-(PTBTokenizer).
+Captions every photothrough `CompactCaptioner`, as the service does, in batches of 50, and prints BLEU-1 to 4, CIDEr
+and ROUGE-L against all captions of each photo. Needs `pip install --no-deps pycocoevalcap`, and Java for its
+tokenizer (PTBTokenizer).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from services.captioner.models.compact_decoder import END, PAD, SPECIAL_WORDS, START, UNKNOWN, CaptionDecoder
@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="images in a step")
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--resume", action="store_true", help="start from the weights in --out")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -98,6 +100,8 @@ def main() -> None:
     grids = {split: np.load(args.features / f"{split}_lite2_grid.npy", mmap_mode="r") for split in captions}
     targets = {split: encode(captions[split], vocabulary, config.max_words) for split in captions}
     model = CaptionDecoder(config)
+    if args.resume:
+        model.load_state_dict({k: v.float() for k, v in load_file(args.out / "decoder.safetensors").items()})
     ema = copy.deepcopy(model).eval()
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {len(vocabulary)} words", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, weight_decay=0.05, betas=(0.9, 0.98))
@@ -113,7 +117,9 @@ def main() -> None:
             done = max(step / steps, (time.monotonic() - start) / (60 * args.minutes))
             if done >= 1:
                 break
-            optimizer.param_groups[0]["lr"] = args.rate * min(1, step / 300) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+            optimizer.param_groups[0]["lr"] = (
+                args.rate * min(1, step / 300) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+            )
             rows = order[i : i + args.batch]
             view = rng.integers(0, 2, len(rows))
             batch = torch.from_numpy(np.stack([grids["train"][r, v] for r, v in zip(rows, view, strict=True)])).float()
@@ -130,12 +136,14 @@ def main() -> None:
             losses.append(loss.item())
         with torch.inference_mode():
             val = [
-                loss_of(ema, torch.from_numpy(grids["val"][i : i + 50, 0]).float(), targets["val"][i : i + 50], 0.0).item()
+                loss_of(
+                    ema, torch.from_numpy(grids["val"][i : i + 50, 0]).float(), targets["val"][i : i + 50], 0.0
+                ).item()
                 for i in range(0, len(targets["val"]), 50)
             ]
         seconds = time.monotonic() - start
         print(f"epoch {epoch} train {np.mean(losses):.3f} val {np.mean(val):.3f} {seconds:.0f} s", flush=True)
-        save(ema, vocabulary, HERE)
+        save(ema, vocabulary, args.out)
         if done >= 1:
             break
 

@@ -5,12 +5,12 @@
 FOLDER is what `python -m models.compact.features` wrote. Writes heads.safetensors (float16) beside this file and prints
 text-to-image R@1/5/10 on flickr8k/val: 5,000 captions, 1,000 photos.
 
-Three losses. Contrastive (CLIP's, with label smoothing): a photo, as it is or mirrored and with most features dropped,
-against a random mix of its five captions. Distillation: the frozen networks were ImageNet classifiers, so each training
-photo also says how likely each of 1,000 things is in it; the head must give the same answer when it compares the photo
-with the names of the things. Synthesis: Flickr8k shows few of these things, so features are made up for the others, by
-a few steps of gradient ascent on the classifier's log-probability, and must be told by name as well. The names come from
-timm's word lists, which are read and not imported (`pip install --no-deps timm`).
+Three losses. Contrastive (CLIP's, with label smoothing): a photo, as it is or mirrored and with most features
+dropped, against a random mix of its five captions. Distillation: the frozen networks were ImageNet classifiers, so
+each training photo also says how likely each of 1,000 things is in it; the head must give the same answer when it
+compares the photo with the names of the things. Synthesis: Flickr8k shows few of these things, so features are made
+up for the others, by a few steps of gradient ascent on the classifier's log-probability, and must be told by name as
+well. The names come from timm's word lists, which are read and not imported (`pip install --no-deps timm`).
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ class Backbone:
 
     def grids(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """N images, each (224, 224, 3) uint8 RGB -> (N, 49, 1280) float32."""
-        grids: np.ndarray = self._session.run(None, {"pixels": np.stack(pixels)})[0]
-        return grids
+        return onnx_build.run_images(self._session, pixels)
 
 
 def _network() -> tuple[nn.Module, onnx_build.Example, list[str]]:

@@ -2,17 +2,18 @@
 
 ONNX Runtime runs the compact networks about ten times faster on a CPU than PyTorch does (measured: 17 against 165 ms
 for one image through EfficientNet-Lite2), and loads without PyTorch. A built file is named by the content of what it
-was built from, so new weights never meet an old graph; it is written beside and renamed, so a crash leaves no half file.
+was built from, so new weights never meet an old graph; it is written beside and renamed, so a crash leaves no half
+file.
 """
 
 import fcntl
-import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import structlog
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 Example = dict[str, "Tensor"]
+
+_IMAGES_AT_ONCE = 4
 
 
 def built(folder: Path, name: str, key: str, build: Callable[[], "tuple[nn.Module, Example, list[str]]"]) -> Path:
@@ -46,7 +49,7 @@ def built(folder: Path, name: str, key: str, build: Callable[[], "tuple[nn.Modul
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 draft = Path(work) / target.name
                 _export(draft, *build())
-                os.replace(draft, target)
+                draft.replace(target)
     return target
 
 
@@ -77,6 +80,19 @@ def open_session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
 
     from services.common.threads import onnx_session_options
 
-    return onnxruntime.InferenceSession(
-        str(path), onnx_session_options(threads), providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(str(path), onnx_session_options(threads), providers=["CPUExecutionProvider"])
+
+
+def run_images(session: "onnxruntime.InferenceSession", pixels: Sequence[np.ndarray]) -> np.ndarray:
+    """Runs a network with the input `pixels` over N >= 1 images (H, W, 3) uint8; returns its first output, (N, ...).
+
+    Four at a time, however many there are: what lies between the layers then stays in the processor's cache. Measured
+    with the embedder's image tower on two EPYC cores: 26 ms of processor time for an image and 120 MB, against 34 ms
+    and 590 MB for sixteen at a time.
+    """
+    parts = [
+        session.run(None, {"pixels": np.stack(pixels[start : start + _IMAGES_AT_ONCE])})[0]
+        for start in range(0, len(pixels), _IMAGES_AT_ONCE)
+    ]
+    outputs: np.ndarray = np.concatenate(parts)
+    return outputs

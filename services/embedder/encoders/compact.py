@@ -93,8 +93,7 @@ class CompactEncoder:
 
     def embed_images(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         """Embeds N >= 1 images, each (224, 224, 3) uint8 RGB: (N, 256) float32, unit length."""
-        vectors: np.ndarray = self._image.run(None, {"pixels": np.stack(pixels)})[0]
-        return vectors
+        return onnx_build.run_images(self._image, pixels)
 
 
 def _cut(ids: list[int]) -> list[int]:

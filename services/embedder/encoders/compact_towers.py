@@ -35,6 +35,7 @@ class ImageHead(nn.Module):
         self.linear = nn.Linear(FEATURES * len(NETWORKS), DIMENSIONS)
 
     def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
         return F.normalize(self.linear(self.drop(features)), dim=-1)
 
     def fold(self, mean: Tensor, deviation: Tensor) -> None:
@@ -56,6 +57,7 @@ class TextHead(nn.Module):
         )
 
     def forward(self, sentences: Tensor) -> Tensor:
+        """See the class."""
         x = self.drop(sentences)
         return F.normalize(self.linear(x) + self.hidden(x), dim=-1)
 
@@ -91,6 +93,7 @@ class ImageTower(nn.Module):
         return torch.cat([grid(pixels).mean(1) for grid in self.grids], dim=-1)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """See the class."""
         out: Tensor = self.head(self.features(pixels))
         return out
 
@@ -104,6 +107,7 @@ class TextTower(nn.Module):
         self.head = head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """See the class."""
         out: Tensor = self.head(self.sentences(input_ids, attention_mask))
         return out
 
