@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status
 
 from services.common.failures import bounded
 from services.embedder.adding import Progress, Result

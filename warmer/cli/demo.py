@@ -52,7 +52,7 @@ def demo(*, images: Images = None, out: Out = Path("demo"), scripted: Scripted =
         write_gallery(out / "gallery")
     with _services(out) as client:
         _index(client, images or out / "gallery")
-        session = client.sessions.create(COLLECTION, strategy="rewrite", page_size=5)
+        session = client.sessions.create(COLLECTION, strategy="rewrite", page_size=4)
         hunt = Hunt(session)
         if scripted or not sys.stdin.isatty():
             play(hunt, query, own=images is not None)

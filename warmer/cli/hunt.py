@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from warmer.cli import contact_sheet, output
 from warmer.cli.refine import STAGES
@@ -11,8 +13,9 @@ from warmer.client import Session
 from warmer.errors import WarmerError
 from warmer.types import CaptionReady, EarlyHits, Event, RewriteReady, Round, RoundReady, StageEvent
 
-_SCRIPT_TARGET = "motorcycle_left.png"
-_SCRIPT_QUERY = "something with wheels"
+_SCRIPT_TARGET = "rocket.jpg"
+_SCRIPT_QUERY = "something far away"
+_SCRIPT_STEPS = (("china.jpg", ""), ("", "on a launch pad at night"), ("", "a rocket"))
 _HELP = (
     "Say what is close and what differs: '+2' the second is close, '-3' the third is not, words are a comment;\n"
     "all in one line if you like ('+2 -3 but at night'). An empty line shows the next page, 'found 1' ends the\n"
@@ -85,17 +88,20 @@ def _tell(event: Event) -> None:
 
 def play(hunt: Hunt, query: str, *, own: bool) -> None:
     """A hunt by script: for the sample gallery towards one photograph, for your own a tour of the loop."""
-    if not own:
-        output.print_line(f"\nThe hunt: somebody has {_SCRIPT_TARGET} in mind and describes it badly.")
-    round = hunt.search(query or (_SCRIPT_QUERY if not own else "people outdoors"))
-    for comment in ("a motorbike in a garage", "") if not own else ("",):
+    if own:
+        round = hunt.search(query or "people outdoors")
+        if round.hits:
+            hunt.refine([round.hits[0].image_id], [], "")
+            hunt.refine([], [], "")
+        return
+    output.print_line(f"\nThe hunt: somebody has {_SCRIPT_TARGET} in mind and begins with a vague description.")
+    round = hunt.search(query or _SCRIPT_QUERY)
+    for mark, comment in _SCRIPT_STEPS:
         seen = [hit.image_id for hit in round.hits]
-        if not own and _SCRIPT_TARGET in seen:
+        if _SCRIPT_TARGET in seen:
             break
-        if not seen:
-            return
-        round = hunt.refine(seen[:1], [], comment)
-    if not own and _SCRIPT_TARGET in [hit.image_id for hit in round.hits]:
+        round = hunt.refine([mark] if mark in seen else [], [], comment)
+    if _SCRIPT_TARGET in [hit.image_id for hit in round.hits]:
         hunt.finish(_SCRIPT_TARGET)
 
 
@@ -106,7 +112,7 @@ def ask(hunt: Hunt) -> None:
         text = _line("describe> ")
         if text is None or text == "q":
             return
-        _tried(lambda text=text: hunt.search(text))  # type: ignore[misc]
+        _tried(partial(hunt.search, text))
     output.print_line(_HELP)
     while True:
         text = _line("closer> ")
@@ -116,7 +122,7 @@ def ask(hunt: Hunt) -> None:
         if found:
             hunt.finish(found)
             return
-        _tried(lambda: hunt.refine(relevant, irrelevant, comment))  # noqa: B023
+        _tried(partial(hunt.refine, relevant, irrelevant, comment))
 
 
 def read_feedback(text: str, page: list[str]) -> tuple[list[str], list[str], str, str]:
@@ -148,9 +154,8 @@ def _line(prompt: str) -> str | None:
         return None
 
 
-def _tried(step: object) -> None:
+def _tried(step: Callable[[], object]) -> None:
     """Runs a step; what went wrong is said, and the hunt goes on."""
-    assert callable(step)
     try:
         step()
     except WarmerError as error:

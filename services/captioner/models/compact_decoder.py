@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(B, T, W) -> (B, heads, T, W / heads)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
     def memory(self, x: Tensor) -> Tensor:
         """Keys and values of x, (2, B, heads, T, W / heads), to be used again for every word."""
@@ -72,6 +72,10 @@ class Block(nn.Module):
         self.cross_attention = Attention(width, config.heads, config.dropout)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop = nn.Dropout(config.dropout)
+
+    def look(self, image: Tensor) -> Tensor:
+        """Keys and values of the image (B, cells, W), for the cross-attention of every word."""
+        return self.cross_attention.memory(image)
 
     def forward(self, x: Tensor, image: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, T, W) -> the same shape, and the keys and values of all words so far."""
@@ -104,7 +108,7 @@ class CaptionDecoder(nn.Module):
     def see(self, grids: Tensor) -> list[Tensor]:
         """Grids (B, cells, features) -> the keys and values of the image for every block."""
         x = self.image_drop(self.image(self.image_norm(grids)) + self.cell)
-        return [block.cross_attention.memory(x) for block in self.blocks]
+        return [block.look(x) for block in self.blocks if isinstance(block, Block)]
 
     def forward(
         self, words: Tensor, image: list[Tensor], past: list[Tensor] | None = None

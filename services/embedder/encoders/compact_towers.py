@@ -77,7 +77,8 @@ class Sentences(nn.Module):
         """Token ids and their mask, (N, T) int64 each -> (N, 384)."""
         states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        return F.normalize((states * mask).sum(1), dim=-1) * SENTENCE**0.5
+        total: Tensor = (states * mask).sum(1)
+        return F.normalize(total, dim=-1) * float(SENTENCE**0.5)
 
 
 class ImageTower(nn.Module):
