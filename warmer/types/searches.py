@@ -38,6 +38,16 @@ class Term:
     vector: np.ndarray[Any, np.dtype[np.float32]] | None = None
     weight: float = 1.0
 
+    def __eq__(self, other: object) -> bool:
+        return self._value() == other._value() if isinstance(other, Term) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._value())
+
+    def _value(self) -> tuple[object, ...]:
+        """What two equal terms share; arrays do not compare to one truth value, their bytes do."""
+        return self.text, self.image, self.image_id, None if self.vector is None else self.vector.tobytes(), self.weight
+
     def to_proto(self) -> common_pb2.QueryTerm:
         """As ``warmer.v1.QueryTerm``. Raises InvalidArgument (``BAD_TERM``) unless exactly one content is set."""
         given = [name for name in ("text", "image", "image_id", "vector") if getattr(self, name) is not None]
@@ -111,7 +121,7 @@ class Preference:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Search:
     """A search, whole: who holds it can repeat it (``client.run``), rank under it (``client.rank``) or explain it.
 
