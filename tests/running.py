@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -81,8 +82,7 @@ class Running:
         child = next(child for child in self.stack.children if child.name == name)
         with child.log.open("ab") as log:
             child.process = subprocess.Popen(
-                ["python", *child.arguments],
-                executable=shutil.which("python", path=str(Path(os.sys.executable).parent)),
+                [sys.executable, *child.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

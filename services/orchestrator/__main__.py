@@ -1,16 +1,20 @@
-"""Runs the orchestrator: `python -m services.orchestrator`."""
+"""Starts the orchestrator: `python -m services.orchestrator`. `.env.example` lists its settings."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from services.common.main import run_service
-from services.common.server import Build
+
+if TYPE_CHECKING:
+    from services.common.server import Build
 
 
-def _build() -> Build:
+def load_build() -> "Build":
+    """Imports the service, once the thread budget is set."""
     from services.orchestrator.service import build
 
     return build
 
 
 if __name__ == "__main__":
-    sys.exit(run_service("orchestrator", _build))
+    sys.exit(run_service("orchestrator", load_build))
