@@ -96,7 +96,6 @@ class Settings(BaseSettings):
     )
     embed_queue: int = Field(1024, ge=1, description="Most texts or images waiting; more are RESOURCE_EXHAUSTED.")
     commit_items: int = Field(64, ge=1, le=4096, description="Images made durable in one transaction while adding.")
-    commit_interval_s: float = Field(1.0, gt=0, le=60, description="Seconds after which added images are made durable.")
     content_chunk_bytes: int = Field(
         1_048_576, ge=4096, le=16_777_216, description="Size of a chunk of streamed image content, in bytes."
     )

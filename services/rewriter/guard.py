@@ -21,7 +21,6 @@ LEAK_STEMS = 3
 # A run of this many words that comes twice is a loop; four would cut "a dog on a mat and a dog on a bed".
 LOOP_WORDS = 5
 # The longest query that the orchestrator takes.
-MAX_JOIN_CHARS = 10_000
 
 _CHAT_TOKEN = re.compile(r"<\|[^|<>]{0,40}\|>|</?s>|\[/?INST\]|<<?/?SYS>>?", re.IGNORECASE)
 _PREFIX = re.compile(
@@ -113,38 +112,6 @@ def judge(
     if _drops(text, comment) or _brings_back(text, query, comment):
         return Verdict(text, Rejection.DROPPED_COMMENT)
     return Verdict(text, None)
-
-
-def plain_join(query: str, captions: Sequence[str] = (), comment: str = "") -> str:
-    """`query, caption, comment`, without parts that an earlier part already says, at most 10,000 characters.
-
-    Where that is too long captions go first, last one first, then the end of the query: the comment is never cut off
-    by what the person did not write.
-    """
-    kept = list(captions)
-    joined = _join([query, *kept, comment])
-    while len(joined) > MAX_JOIN_CHARS and kept:
-        kept.pop()
-        joined = _join([query, *kept, comment])
-    if len(joined) > MAX_JOIN_CHARS:
-        room = max(0, MAX_JOIN_CHARS - len(_tidy(comment)) - 2)
-        joined = _join([_tidy(query)[:room].rpartition(" ")[0], comment])[:MAX_JOIN_CHARS]
-    return joined
-
-
-def _join(parts: Sequence[str]) -> str:
-    kept: list[str] = []
-    seen: list[str] = []
-    for part in map(_tidy, parts):
-        plain = f" {' '.join(words(part))} "
-        if plain.strip() and not any(plain in earlier for earlier in seen):
-            kept.append(part)
-            seen.append(plain)
-    return ", ".join(kept)
-
-
-def _tidy(part: str) -> str:
-    return _one_line(part).rstrip(" .,;:")
 
 
 def _before_loop(text: str) -> str:

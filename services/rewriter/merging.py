@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.rewriter.guard import Rejection, judge, plain_join
+from services.common.joining import plain_join
+from services.rewriter.guard import Rejection, judge
 from services.rewriter.models.base import LanguageModel
 from services.rewriter.prompts import MAX_PART_CHARS, Prompt
 from services.rewriter.words import words

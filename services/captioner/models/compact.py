@@ -16,8 +16,6 @@ from services.common.threads import limit_torch
 from services.common.vision.backbone import Backbone
 from services.common.weights import compact_file, sha256_of
 
-_BEAMS = 3
-
 
 class CompactCaptioner:
     """One sentence for each image, by beam search; a `CaptionModel`. Not thread-safe."""
@@ -25,13 +23,16 @@ class CompactCaptioner:
     backend = "compact"
     prompt_version = ""  # it was trained for one task and takes no prompt
 
-    def __init__(self, backbone: Backbone, decoder: CaptionDecoder, vocabulary: Sequence[str], model_id: str) -> None:
+    def __init__(
+        self, backbone: Backbone, decoder: CaptionDecoder, vocabulary: Sequence[str], model_id: str, beams: int = 3
+    ) -> None:
         self.id = model_id
         self.max_tokens = decoder.config.max_words
         self.resize = backbone.resize
         self._backbone = backbone
         self._decoder = decoder.eval()
         self._vocabulary = vocabulary
+        self._beams = beams
 
     @classmethod
     def load(cls, settings: Settings) -> CompactCaptioner:
@@ -42,13 +43,15 @@ class CompactCaptioner:
         decoder = CaptionDecoder(DecoderConfig(**stored["config"]))
         decoder.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
         backbone = Backbone(settings.models_dir, settings.threads)
-        return cls(backbone, decoder, stored["vocabulary"], f"compact-captioner-{sha256_of(weights, sizes)[:12]}")
+        # Other beams write other captions: the cache must know them apart.
+        model_id = f"compact-captioner-{sha256_of(weights, sizes)[:12]}-beam{settings.caption_beams}"
+        return cls(backbone, decoder, stored["vocabulary"], model_id, settings.caption_beams)
 
     def caption(self, pixels: Sequence[np.ndarray], on_text: Callable[[int, str], None]) -> list[CaptionText]:
         """Describes N images, each (224, 224, 3) uint8 RGB. Beam search knows its words only at the end, so `on_text`
         gets each caption whole."""
         grids = torch.from_numpy(self._backbone.grids(pixels))  # (N, 49, 1280)
-        sentences = beam_search(self._decoder, grids, beams=_BEAMS)
+        sentences = beam_search(self._decoder, grids, beams=self._beams)
         captions = [CaptionText(" ".join(self._vocabulary[w] for w in s), len(s)) for s in sentences]
         for index, caption in enumerate(captions):
             on_text(index, caption.text)

@@ -12,7 +12,7 @@ from services.orchestrator.round.early import may_skip, search_early
 from services.orchestrator.round.job import Budget, RoundJob
 from services.orchestrator.round.peers import Peers
 from services.orchestrator.round.recorder import Recorder, stage_finished, stage_started, timing
-from services.orchestrator.round.rewriting import RewriteStage, plain_join, request_for
+from services.orchestrator.round.rewriting import RewriteStage, joined_query, request_for
 from services.orchestrator.round.stage import run_stage
 from services.orchestrator.store.captions import CaptionCache
 from services.orchestrator.store.records import etag
@@ -80,7 +80,7 @@ class Pipeline:
         request = request_for(job.history, captions)
         if recorder.has_done(pb.STAGE_REWRITE) or request is None:
             return
-        joined, least = plain_join(job.history, captions), self._options.min_similarity
+        joined, least = joined_query(job.history, captions), self._options.min_similarity
         stage = RewriteStage(request, joined, recorder, self._peers, least)
         share = self._options.shares.rewrite
         await run_stage(recorder, pb.STAGE_REWRITE, budget, share, stage.run, instead=stage.without)
@@ -109,7 +109,7 @@ class Pipeline:
         rewrite: str | None = None
         if job.needs_language_models:
             # Without a rewrite (nothing to merge) the join is the query itself, or the first words of an image hunt.
-            rewrite = recorder.partial.rewrite.text or plain_join(job.history, captions)
+            rewrite = recorder.partial.rewrite.text or joined_query(job.history, captions)
         return job.strategy.plan(job.history, captions, rewrite)
 
     async def _examples(self, job: RoundJob) -> list[Term]:

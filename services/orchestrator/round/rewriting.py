@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 
+from services.common.joining import plain_join
 from services.orchestrator.round.peers import Peers
 from services.orchestrator.round.recorder import Recorder
 from services.orchestrator.round.stage import Outcome
-from services.orchestrator.strategies import History, join
+from services.orchestrator.strategies import History
 from warmer.v1 import orchestrator_pb2 as pb
 from warmer.v1.rewriter_pb2 import Rewrite, RewriteRequest
 
@@ -31,10 +32,10 @@ def request_for(history: History, captions: Mapping[str, str]) -> RewriteRequest
     return RewriteRequest(query=query, relevant_captions=relevant, irrelevant_captions=irrelevant, comment=comment)
 
 
-def plain_join(history: History, captions: Mapping[str, str]) -> str:
+def joined_query(history: History, captions: Mapping[str, str]) -> str:
     """``query, caption, comment``: what the rewrite falls back to. Captions of irrelevant images are not in it."""
     relevant = [captions[id] for id in history.turn.relevant if id in captions]
-    return join(history.query, *relevant, history.turn.comment)
+    return plain_join(history.query, relevant, history.turn.comment)
 
 
 class RewriteStage:

@@ -11,7 +11,6 @@ from services.orchestrator.strategies.base import (
     Strategy,
     Term,
     Turn,
-    join,
     merged,
     opening,
 )
@@ -32,7 +31,6 @@ __all__ = [
     "Term",
     "Turn",
     "build",
-    "join",
     "merged",
     "opening",
 ]

@@ -139,15 +139,6 @@ def terms_of(text: str, examples: tuple[Term, ...]) -> tuple[Term, ...]:
     return ((Term(text=text), *examples)) if text else examples
 
 
-def join(*parts: str) -> str:
-    """The plain join ``query, caption, comment``: what is empty is left out, and full stops do not cut the query up.
-
-    At most `MAX_QUERY_CHARS` characters; encoders read far fewer.
-    """
-    cleaned = (part.strip().rstrip(".,;").rstrip() for part in parts)
-    return ", ".join(part for part in cleaned if part)[:MAX_QUERY_CHARS].rstrip()
-
-
 def merged(*groups: Iterable[str]) -> tuple[str, ...]:
     """All ids in order, each once."""
     return tuple(dict.fromkeys(id for group in groups for id in group))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.orchestrator.strategies.base import Evidence, History, SearchPlan, Strategy, Turn, join, terms_of
+from services.common.joining import plain_join
+from services.orchestrator.strategies.base import Evidence, History, SearchPlan, Strategy, Turn, terms_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class PreferenceStrategy(Strategy):
     def plan(self, history: History, captions: Mapping[str, str], rewrite: str | None) -> SearchPlan:
         """See `Strategy.plan`. Captions and rewrite are not used."""
         del captions, rewrite
-        query = join(history.query, history.turn.comment) if history.turn.comment else history.query
+        query = plain_join(history.query, comment=history.turn.comment) if history.turn.comment else history.query
         return SearchPlan(
             query=query,
             terms=terms_of(query, history.examples),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.rewriter.guard import MAX_JOIN_CHARS, Rejection, clean, judge, plain_join
+from services.common.joining import MAX_JOIN_CHARS, plain_join
+from services.rewriter.guard import Rejection, clean, judge
 from services.rewriter.prompts import load_prompt
 from services.rewriter.words import content_stems, ruled_out_stems, stem, wanted_stems
 
