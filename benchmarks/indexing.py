@@ -48,6 +48,12 @@ class Pair:
         """What the service reaches of the encoder alone."""
         return self.service / self.alone
 
+    @property
+    def cpu_share(self) -> float:
+        """The encoder's part of all processor time that indexing takes: where cores are the limit, the share that a
+        quiet machine can reach. Hardly disturbed by what else runs."""
+        return self.alone_cpu / (self.embedder_cpu + self.decoders_cpu + self.client_cpu)
+
 
 def main() -> None:
     parser = arguments("Indexing rate as a share of the encoder alone")
@@ -68,7 +74,7 @@ def main() -> None:
                 name: summary(_pairs(stack, settings, encoder, photos, options.repeats), photos)
                 for name, photos in sets.items()
             }
-    cpu = ("CPU ms/image: alone", "embedder", "decoders", "client")
+    cpu = ("of CPU time", "CPU ms/image: alone", "embedder", "decoders", "client")
     headers = ["photos", "MB each", "encoder alone, images/s", "AddImages, images/s", "share", *cpu]
     text = table(headers, [_row(name, result) for name, result in results.items()])
     note = f"threads {settings.threads}, batch {settings.embed_image_batch}, medians of {options.repeats} passes"
@@ -128,6 +134,7 @@ def summary(pairs: Sequence[Pair], photos: Sequence[Photo]) -> dict[str, Any]:
         "megabytes_each": sum(photo.path.stat().st_size for photo in photos) / len(photos) / 1e6,
         "share": median(pair.share for pair in pairs),
         "shares": [round(pair.share, 3) for pair in pairs],
+        "cpu_share": median(pair.cpu_share for pair in pairs),
         **{name: median(getattr(pair, name) for pair in pairs) for name in names},
     }
 
@@ -135,7 +142,14 @@ def summary(pairs: Sequence[Pair], photos: Sequence[Photo]) -> dict[str, Any]:
 def _row(name: str, result: dict[str, Any]) -> list[object]:
     cpu = [f"{result[key]:.1f}" for key in ("alone_cpu", "embedder_cpu", "decoders_cpu", "client_cpu")]
     rates = [f"{result['alone']:.1f}", f"{result['service']:.1f}"]
-    return [name, f"{result['megabytes_each']:.2f}", *rates, f"{100 * result['share']:.0f} %", *cpu]
+    return [
+        name,
+        f"{result['megabytes_each']:.2f}",
+        *rates,
+        f"{100 * result['share']:.0f} %",
+        f"{100 * result['cpu_share']:.0f} %",
+        *cpu,
+    ]
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ class Adding:
     async def _stop(self, *tasks: asyncio.Task[None]) -> None:
         if self._flushing is not None:
             self._flushing.cancel()
+        self._open = None  # the reader, when it ends, would have it prepared for nobody
         preparing = [group.prepared for group in self._groups if group.prepared is not None]
         for task in (*tasks, *preparing):
             task.cancel()

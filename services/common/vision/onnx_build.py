@@ -7,6 +7,7 @@ file.
 """
 
 import fcntl
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ def _export(path: Path, module: "nn.Module", example: Example, outputs: list[str
     import torch
     from torch.export import Dim
 
+    # It warns of torchvision's operators, which nothing here uses.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     batch, words = Dim("batch", min=1, max=4096), Dim("words", min=2, max=512)
     shapes = {name: {0: batch, 1: words} if value.dim() == 2 else {0: batch} for name, value in example.items()}
     with warnings.catch_warnings(), torch.inference_mode():

@@ -68,7 +68,10 @@ class Sentences(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         from transformers import BertModel
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()  # the checkpoint's pooler is left out on purpose, which it would report
+        logging.disable_progress_bar()
         MINILM_WEIGHTS.verify()
         folder = MINILM_CONFIG.verify().parent
         self.model = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="eager")

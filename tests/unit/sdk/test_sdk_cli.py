@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +176,8 @@ def test_stale_etag(cli: Cli, server: Server) -> None:
     assert "error: the session has changed" in cli("refine", "mine", "--etag", "old", code=1).stderr
 
 
-def test_import_is_quick_and_light() -> None:
+def test_import_is_light() -> None:
     code = "import sys, warmer; print(' '.join(sys.modules))"
-    begin = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert time.monotonic() - begin < 2.0  # 0.3 s alone; other work may share the cores
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "transformers", "faiss", "onnxruntime", "redis", "services", "typer", "rich", "PIL"}
