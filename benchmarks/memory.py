@@ -19,8 +19,9 @@ import psutil
 from benchmarks import machine
 from benchmarks.photos import Photo, load_photos
 from benchmarks.report import arguments, publish, table
-from benchmarks.stack import SERVICES, Running, index, running
+from benchmarks.stack import Running, index, running
 from warmer import Client
+from warmer.cli.stack import SERVICES
 
 _SETTLE_S = 3.0
 _MODES = ("join", "model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,9 +13,8 @@ import psutil
 from benchmarks.machine import cpu_seconds
 from benchmarks.photos import Photo
 from warmer import Client
-from warmer.cli.stack import Child, Stack
+from warmer.cli.stack import Stack, four_services
 
-SERVICES = ("orchestrator", "embedder", "captioner", "rewriter")
 _READY_S = 300.0
 _DRAIN_S = 5.0
 
@@ -44,14 +42,10 @@ def running(data_dir: Path, **settings: object) -> Iterator[Running]:
 
     Raises Internal (SERVICE_DIED) or DeadlineExceeded (NOT_READY) with what the log says.
     """
-    targets = {name: f"127.0.0.1:{port}" for name, port in zip(SERVICES, _free_ports(len(SERVICES)), strict=True)}
-    environment = {"WARMER_DATA_DIR": str(data_dir), "WARMER_LOG_LEVEL": "warning"}
-    for name, target in targets.items():
-        environment[f"WARMER_{name.upper()}_PORT"] = target.rpartition(":")[2]
-        environment[f"WARMER_{name.upper()}_TARGET"] = target
+    children, environment = four_services(data_dir / "logs")
+    targets = {child.name: child.target for child in children}
+    environment |= {"WARMER_DATA_DIR": str(data_dir), "WARMER_LOG_LEVEL": "warning"}
     environment |= {f"WARMER_{name.upper()}": str(value) for name, value in settings.items()}
-    logs = data_dir / "logs"
-    children = [Child(name, ["-m", f"services.{name}"], targets[name], logs / f"{name}.log") for name in SERVICES]
     with ExitStack() as cleanup:
         stack = cleanup.enter_context(Stack(children, environment, _DRAIN_S))
         stack.wait_ready(_READY_S, lambda _child: None, _pause)
@@ -79,12 +73,3 @@ def index(client: Client, collection: str, photos: Sequence[Photo]) -> float:
 def _pause() -> bool:
     time.sleep(0.1)
     return True
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free now; all are held until the last is found, so that they differ."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,17 +15,7 @@ from pathlib import Path
 import psutil
 
 from warmer import Client
-from warmer.cli.stack import Child, Stack, is_serving
-
-SERVICES = ("orchestrator", "embedder", "captioner", "rewriter")
-
-
-def free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
+from warmer.cli.stack import SERVICES, Child, Stack, four_services, is_serving
 
 
 @dataclass
@@ -48,12 +37,9 @@ class Running:
             arguments = ["-m", "services.local", "--socket", f"{self.home}/s"]
             children = [Child("local", arguments, address, self.home / "local.log")]
         else:
-            ports = free_ports(len(SERVICES))
-            self.targets = {name: f"localhost:{port}" for name, port in zip(SERVICES, ports, strict=True)}
-            for name, port in zip(SERVICES, ports, strict=True):
-                environment |= {f"WARMER_{name.upper()}_PORT": str(port)}
-                environment |= {f"WARMER_{name.upper()}_TARGET": self.targets[name]}
-            children = [Child(n, ["-m", f"services.{n}"], self.targets[n], self.home / f"{n}.log") for n in SERVICES]
+            children, addresses = four_services(self.home)
+            self.targets = {child.name: child.target for child in children}
+            environment |= addresses
         self.environment = environment
         self.stack = Stack(children, environment, 3.0)
         self.stack.__enter__()

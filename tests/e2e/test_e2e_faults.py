@@ -11,9 +11,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from running import SERVICES, Running
+from running import Running
 
 from warmer import Client
+from warmer.cli.stack import SERVICES
 from warmer.errors import Unavailable
 
 

@@ -5,7 +5,6 @@ With a terminal it asks; without one, or with --scripted, it plays a hunt by its
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -19,12 +18,11 @@ from warmer.cli import contact_sheet, output
 from warmer.cli.gallery import write_gallery
 from warmer.cli.hunt import Hunt, ask, play
 from warmer.cli.index import ensure_collection
-from warmer.cli.stack import Child, Stack, require_services
+from warmer.cli.stack import Stack, four_services, require_services
 from warmer.client import Client
 from warmer.types import FolderProgress
 
 COLLECTION = "demo"
-SERVICES = ("orchestrator", "embedder", "captioner", "rewriter")
 _START_S = 300.0
 _DRAIN_S = 5.0
 
@@ -86,36 +84,21 @@ def _show_progress(state: FolderProgress) -> None:
 @contextmanager
 def _services(out: Path) -> Iterator[Client]:
     """The four services as processes of their own, on free ports, with their data under `out`."""
-    ports = _free_ports(len(SERVICES))
-    environment = {"WARMER_DATA_DIR": str(out / "data"), "WARMER_REWRITER_MODE": "model"}
-    children = []
-    for name, port in zip(SERVICES, ports, strict=True):
-        target = f"localhost:{port}"
-        environment[f"WARMER_{name.upper()}_PORT"] = str(port)
-        environment[f"WARMER_{name.upper()}_TARGET"] = target
-        children.append(Child(name, ["-m", f"services.{name}"], target, out / "logs" / f"{name}.log"))
+    children, environment = four_services(out / "logs")
+    environment |= {"WARMER_DATA_DIR": str(out / "data"), "WARMER_REWRITER_MODE": "model"}
     output.print_line("starting four services (the first start builds the models' files, which takes a minute or two)")
     began = time.perf_counter()
     with Stack(children, environment, _DRAIN_S) as stack:
         stack.wait_ready(_START_S, lambda child: output.print_line(f"  {child.name} is ready"), _wait_a_little)
         output.print_line(f"all are ready after {time.perf_counter() - began:.1f} s; logs are in {out / 'logs'}")
-        with Client(f"localhost:{ports[0]}", embedder=f"localhost:{ports[1]}", round_timeout_s=120) as client:
+        targets = {child.name: child.target for child in children}
+        with Client(targets["orchestrator"], embedder=targets["embedder"], round_timeout_s=120) as client:
             yield client
 
 
 def _wait_a_little() -> bool:
     time.sleep(0.2)
     return True
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [listener.getsockname()[1] for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
 
 
 def _say_what_next() -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +26,7 @@ from warmer.errors import DeadlineExceeded, FailedPrecondition, Internal
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 HEALTH_SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 LOG_TAIL_LINES = 20
+SERVICES = ("orchestrator", "embedder", "captioner", "rewriter")
 _NEEDED = ("services", "onnxruntime", "pydantic_settings", "structlog", "grpc_health")
 
 
@@ -70,6 +73,17 @@ class Child:
         """The last lines of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def four_services(logs: Path) -> tuple[list[Child], dict[str, str]]:
+    """The four services on ports that are free now, and the environment that makes them know each other."""
+    children: list[Child] = []
+    environment: dict[str, str] = {}
+    for name, port in zip(SERVICES, _free_ports(len(SERVICES)), strict=True):
+        target = f"localhost:{port}"
+        environment |= {f"WARMER_{name.upper()}_PORT": str(port), f"WARMER_{name.upper()}_TARGET": target}
+        children.append(Child(name, ["-m", f"services.{name}"], target, logs / f"{name}.log"))
+    return children, environment
 
 
 class Stack:
@@ -161,6 +175,13 @@ class LogTail:
         self.copy()
         for _, file in self._files:
             file.close()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now; all are held until the last is found, so that they differ."""
+    with ExitStack() as held:
+        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def _start(child: Child, environment: Mapping[str, str]) -> None:

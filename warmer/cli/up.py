@@ -15,10 +15,9 @@ from typing import Annotated
 import typer
 
 from warmer.cli import output
-from warmer.cli.stack import Child, LogTail, Stack, is_serving, require_services
+from warmer.cli.stack import SERVICES, Child, LogTail, Stack, is_serving, require_services
 from warmer.errors import FailedPrecondition, InvalidArgument
 
-SERVICES = ("orchestrator", "embedder", "captioner", "rewriter")
 DEFAULT_PORT = 50050
 MAX_SOCKET_BYTES = 100  # of about 108 that sun_path has
 
