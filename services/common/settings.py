@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     caption_batch: int = Field(16, ge=1, le=256, description="Most images captioned at once.")
     caption_wait_s: float = Field(0.005, ge=0, le=1, description="Seconds that an image waits for others to join it.")
     caption_queue: int = Field(256, ge=1, description="Most images waiting for a caption; more are RESOURCE_EXHAUSTED.")
-    caption_beams: int = Field(3, ge=1, le=16, description="Width of the captioner's beam search.")
+    caption_beams: int = Field(5, ge=1, le=16, description="Width of the captioner's beam search.")
     caption_max_edge: int = Field(
         384, ge=32, le=4096, description="Longer edge of the images that the captioner is handed, in pixels."
     )

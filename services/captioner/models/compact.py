@@ -24,7 +24,7 @@ class CompactCaptioner:
     prompt_version = ""  # it was trained for one task and takes no prompt
 
     def __init__(
-        self, backbone: Backbone, decoder: CaptionDecoder, vocabulary: Sequence[str], model_id: str, beams: int = 3
+        self, backbone: Backbone, decoder: CaptionDecoder, vocabulary: Sequence[str], model_id: str, beams: int = 5
     ) -> None:
         self.id = model_id
         self.max_tokens = decoder.config.max_words

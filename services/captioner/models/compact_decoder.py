@@ -129,7 +129,7 @@ def beam_search(
     decoder: CaptionDecoder,
     grids: Tensor,
     *,
-    beams: int = 3,
+    beams: int = 5,
     length_penalty: float = 0.7,
 ) -> list[list[int]]:
     """The best sentence for each image, as word ids without the special ones.

@@ -36,7 +36,9 @@ def free_port() -> int:
 def tcp_server(short_dir):
     """A Valkey that listens on TCP: as a cluster of one node that holds all slots."""
     port = free_port()
-    arguments = ["--port", str(port), "--dir", str(short_dir), "--cluster-enabled", "yes", "--save", ""]
+    # Its bus port would be 10,000 above, which may be past the last port there is.
+    bus = ["--cluster-port", str(free_port())]
+    arguments = [*bus, "--port", str(port), "--dir", str(short_dir), "--cluster-enabled", "yes", "--save", ""]
     process = subprocess.Popen([str(embedded._binary()), *arguments], stdout=subprocess.DEVNULL, cwd=short_dir)
     yield port
     process.terminate()
