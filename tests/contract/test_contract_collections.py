@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from warmer import Client
-from warmer.errors import AlreadyExists, FailedPrecondition, NotFound
-from warmer.types import NewImage, Term
+from warmer.errors import AlreadyExists, NotFound, Unavailable
+from warmer.names import path_from_image_id
+from warmer.types import FolderProgress, NewImage, Term
 
 
 @pytest.fixture
@@ -87,6 +89,22 @@ def test_every_kind_of_term(client: Client, gallery: Path) -> None:
     assert pushed.hits[-1].image_id == "rocket.jpg"
 
 
+def test_weighted_terms_are_one_weighted_sum(client: Client, gallery: Path) -> None:
+    moon = gallery / "moon.png"
+    (embedded,) = client.embed_images([moon])
+    total = 2 * client.embed_text("a rocket")[0] - 0.5 * embedded.vector
+    by_hand = client.search("gallery", terms=[Term(vector=total / np.linalg.norm(total))], top_k=100).hits
+    for example in (Term(image_id="moon.png", weight=-0.5), Term(image=moon.read_bytes(), weight=-0.5)):
+        hits = client.search("gallery", terms=[Term(text="a rocket", weight=2), example], top_k=100).hits
+        assert [hit.image_id for hit in hits] == [hit.image_id for hit in by_hand]
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in by_hand], abs=1e-5)
+    one, two = (
+        client.search("gallery", terms=[Term(text="a cat", weight=a), Term(text="a rocket", weight=b)]).hits
+        for a, b in ((1, 0.01), (0.01, 1))
+    )
+    assert (one[0].image_id, two[0].image_id) == ("chelsea.png", "rocket.jpg")
+
+
 def test_exclusions_cutoff_and_ranks_agree(client: Client) -> None:
     hits = client.search("gallery", "a cat", top_k=5).hits
     rest = client.search("gallery", "a cat", top_k=5, excluded=[hits[0].image_id]).hits
@@ -102,10 +120,34 @@ def test_read_your_writes(client: Client, name: str, gallery: Path) -> None:
     found = client.search(name, "coffee", min_revision=result.revision)
     assert found.hits
     assert found.revision >= result.revision
+    with pytest.raises(Unavailable) as caught:
+        client.search(name, "coffee", min_revision=result.revision + 1)
+    assert caught.value.reason == "REVISION_NOT_REACHED"
 
 
-def test_dimensions_that_do_not_fit(client: Client) -> None:
-    with pytest.raises(FailedPrecondition) as caught:
-        client.collections.create(f"d-{uuid.uuid4().hex[:8]}", expected_dimensions=512)
-    assert "512" in str(caught.value)
-    assert "256" in str(caught.value)
+def test_every_image_is_found_as_soon_as_it_is_acknowledged(client: Client, name: str, gallery: Path) -> None:
+    photos = sorted(gallery.iterdir())
+    found = []
+    for result in client.collections.add_images(name, [NewImage(photo.name, photo) for photo in photos]):
+        hits = client.search(name, image_id=result.image_id, top_k=1, min_revision=result.revision).hits
+        found.append(hits[0].sha256 == result.sha256)
+    assert found == [True] * len(photos)
+
+
+def test_a_folder_with_folders_keeps_their_names(client: Client, name: str, gallery: Path, tmp_path: Path) -> None:
+    for relative in ("top.png", "trip 2024/näh%e.png", "trip 2024/deep/er/x.png", ".hidden/no.png"):
+        (tmp_path / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(gallery / "coffee.png", tmp_path / relative)
+    seen: list[FolderProgress] = []
+    report = client.collections.add_folder(name, tmp_path, progress=seen.append)
+    assert (report.added, report.failures) == (3, ())
+    assert [(state.done, state.total) for state in seen] == [(1, 3), (2, 3), (3, 3)]
+    images = {image.id: image.source for image in client.collections.images(name)}
+    expected = {"top.png", "trip 2024%2Fnäh%25e.png", "trip 2024%2Fdeep%2Fer%2Fx.png"}
+    assert set(images) == expected
+    for image_id, source in images.items():
+        assert str(path_from_image_id(image_id)) == source
+    assert client.collections.get(name).content_bytes == (gallery / "coffee.png").stat().st_size
+    shutil.copy(gallery / "moon.png", tmp_path / "top.png")
+    report = client.collections.add_folder(name, tmp_path)
+    assert (report.added, report.replaced, report.unchanged) == (0, 1, 2)

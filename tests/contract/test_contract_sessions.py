@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from pathlib import Path
 
 import pytest
-from running import Running
+from PIL import Image
 
 from warmer import Client
-from warmer.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
-from warmer.types import CaptionReady, EarlyHits, RewriteReady, RoundReady
+from warmer.errors import FailedPrecondition, InvalidArgument
+from warmer.types import CaptionReady, EarlyHits, NewImage, RewriteReady, RoundReady
 
 
 def test_a_whole_hunt_by_rewrite(client: Client) -> None:
@@ -84,6 +85,19 @@ def test_branch_from_an_earlier_round(client: Client) -> None:
     assert again.index == 1
     assert [round.index for round in session.rounds()] == [0, 1]
     assert again.search != other.search
+    assert branch.refresh().parent_round == (session.id, 0)
+    last = client.sessions.create(parent_round=(session.id, 1))
+    assert [round.hits for round in last.rounds()] == [round.hits for round in session.rounds()]
+    assert last.refine(relevant=[other.hits[0].image_id]).index == 2
+
+
+def test_a_finished_hunt_can_be_branched(client: Client) -> None:
+    session = client.sessions.create("gallery", page_size=4)
+    session.search("a machine")
+    assert (session.finish().state, session.info.found_image_id) == ("finished", "")
+    branch = client.sessions.create(parent_round=(session.id, 0))
+    assert branch.info.state == "active"
+    assert branch.refine(comment="red").index == 1
 
 
 def test_a_repeated_request_gives_the_same_round(client: Client) -> None:
@@ -99,34 +113,100 @@ def test_a_repeated_request_gives_the_same_round(client: Client) -> None:
     assert caught.value.reason == "CONFLICTING_REQUEST_ID"
 
 
-def test_stale_etag(client: Client) -> None:
-    session = client.sessions.create("gallery", page_size=4)
-    old = session.search("a machine").etag
-    session.refine()
-    with pytest.raises(Aborted) as caught:
-        session.refine(etag=old)
-    assert caught.value.reason == "STALE_ETAG"
-    assert session.refresh().round_count == 2
+def test_requests_that_make_sessions_and_first_rounds_can_be_repeated(client: Client) -> None:
+    made, first = uuid.uuid4().hex, uuid.uuid4().hex
+    session = client.sessions.create("gallery", page_size=4, request_id=made)
+    assert client.sessions.create("gallery", page_size=4, request_id=made).id == session.id
+    assert session.search("a machine", request_id=first) == session.search("a machine", request_id=first)
+    assert session.refresh().round_count == 1
 
 
-def test_deleted_session(client: Client) -> None:
-    session = client.sessions.create("gallery")
-    session.delete()
-    with pytest.raises(NotFound) as caught:
-        session.search("a cat")
-    assert caught.value.reason == "SESSION_NOT_FOUND"
+@pytest.mark.parametrize("strategy", ["rewrite", "preference"])
+def test_a_round_says_how_to_repeat_and_to_rank_it(client: Client, strategy: str) -> None:
+    session = client.sessions.create("gallery", strategy=strategy, page_size=4)
+    first = session.search("a machine")
+    second = session.refine([first.hits[1].image_id], [first.hits[0].image_id], "with two wheels")
+    for round in (first, second):
+        assert client.run(round.search).hits == round.hits
+        ranking = client.rank(round.search, [hit.image_id for hit in round.hits], apply_exclusions=True)
+        assert [rank.rank for rank in ranking.ranks] == [1, 2, 3, 4]
+    shown = {hit.image_id for hit in first.hits}
+    assert set(second.search.excluded_image_ids) == shown == set(second.displayed_image_ids)
+    assert not shown & {hit.image_id for hit in second.hits}
+    assert (second.strategy, second.feedback.comment) == (strategy, "with two wheels")
+    assert "wheels" in second.query
 
 
-def test_both_ways_give_the_same_hits(local: Running, processes: Running) -> None:
-    pages = []
-    for running in (local, processes):
-        with running.client() as client:
-            for strategy in ("preference", "rewrite"):
-                session = client.sessions.create("gallery", strategy=strategy, page_size=6)
-                first = session.search("somebody outdoors")
-                second = session.refine([first.hits[1].image_id], [first.hits[0].image_id], "with a camera")
-                pages.append([(hit.image_id, hit.score) for round in (first, second) for hit in round.hits])
-    half = len(pages) // 2
-    for one, four in zip(pages[:half], pages[half:], strict=True):
-        assert [image for image, _ in one] == [image for image, _ in four]
-        assert [score for _, score in one] == pytest.approx([score for _, score in four], abs=1e-5)
+@pytest.mark.parametrize("strategy", ["rewrite", "preference"])
+def test_marks_and_pages_in_any_mix_never_repeat(client: Client, strategy: str) -> None:
+    session = client.sessions.create("gallery", strategy=strategy, page_size=3)
+    pages = [session.search("a photo").hits]
+    pages.append(session.refine(relevant=[pages[-1][0].image_id]).hits)
+    pages.append(session.refine().hits)
+    pages.append(session.refine(irrelevant=[hit.image_id for hit in pages[-1]], comment="in colour").hits)
+    pages.append(session.refine(comment="outdoors").hits)
+    pages.append(session.refine(relevant=[pages[0][1].image_id]).hits)  # an earlier page may be marked too
+    seen = [hit.image_id for page in pages for hit in page]
+    assert len(seen) == len(set(seen)) == 18
+    assert [round.index for round in session.rounds()] == list(range(6))
+
+
+def test_read_your_writes_inside_a_session(client: Client, gallery: Path) -> None:
+    name = client.collections.create(f"s-{uuid.uuid4().hex[:12]}").id
+    session = client.sessions.create(name, page_size=5)
+    assert session.search("a cup of espresso").hits == ()
+    list(client.collections.add_images(name, [NewImage("new.png", gallery / "coffee.png")]))
+    assert [hit.image_id for hit in session.refine().hits] == ["new.png"]
+    client.collections.remove(name, "new.png")
+    assert client.search(name, "a cup of espresso").hits == ()
+    session.finish("new.png")  # it was shown, and that stays true
+
+
+def test_odd_ids_can_be_marked(client: Client, gallery: Path) -> None:
+    name = client.collections.create(f"s-{uuid.uuid4().hex[:12]}").id
+    ids = ["with space.png", "ünï%2Fcode-日本.png", "100%", "\U0001f408"]
+    photos = sorted(gallery.iterdir())
+    list(client.collections.add_images(name, map(NewImage, ids, photos)))
+    session = client.sessions.create(name, strategy="rewrite", page_size=4)
+    assert {hit.image_id for hit in session.search("a photo").hits} == set(ids)
+    round = session.refine(relevant=ids[:2], irrelevant=ids[2:])
+    assert (round.feedback.relevant, round.feedback.irrelevant) == (tuple(ids[:2]), tuple(ids[2:]))
+    assert {caption.image_id for caption in round.captions} == set(ids)
+    assert session.finish(ids[1]).found_image_id == ids[1]
+
+
+def test_sessions_are_listed_changed_and_deleted(client: Client) -> None:
+    one, two = (client.sessions.create("gallery", display_name=name) for name in ("one", "two"))
+    newest = [info.id for info in client.sessions.list()][:2]
+    assert newest == [two.id, one.id]
+    assert one.update(page_size=7, strategy="rewrite").page_size == 7
+    assert len(one.search("a machine").hits) == 7
+    two.delete()
+    assert two.id not in [info.id for info in client.sessions.list()]
+    assert client.sessions.get(one.id).info.display_name == "one"
+
+
+def test_a_replaced_image_keeps_captions_apart(client: Client, gallery: Path) -> None:
+    """Shown, replaced, then marked: the caption of the new content is not kept for the old one."""
+    name = client.collections.create(f"s-{uuid.uuid4().hex[:12]}").id
+
+    def put(image_id: str, photo: str, compression: int) -> None:
+        file = io.BytesIO()
+        with Image.open(gallery / photo) as image:
+            image.convert("RGB").save(file, "PNG", compress_level=compression)
+        (result,) = client.collections.add_images(name, [NewImage(image_id, file.getvalue())])
+        assert result.error is None
+
+    def caption(image_id: str) -> str:
+        session = client.sessions.create(name, strategy="rewrite", page_size=4)
+        session.search("a photo")
+        return session.refine(relevant=[image_id]).captions[0].text
+
+    put("x", "chelsea.png", 1)
+    session = client.sessions.create(name, strategy="rewrite", page_size=4)
+    session.search("a photo")
+    put("x", "rocket.jpg", 1)
+    new = session.refine(relevant=["x"]).captions[0].text
+    put("again", "chelsea.png", 1)  # the bytes that x had
+    put("other file", "chelsea.png", 9)  # the same pixels in other bytes
+    assert caption("again") == caption("other file") != new

@@ -26,12 +26,38 @@ def test_index_search_and_hunt(processes: Running, gallery: Path) -> None:
     found = json.loads(warmer(processes, "search", "a cup of espresso", "--collection", "cli", "--json"))
     assert found["hits"][0]["image_id"] == "coffee.png"
     made = json.loads(warmer(processes, "session", "create", "--collection", "cli", "--text", "a machine", "--json"))
-    session = made.get("session", made).get("id") or made["session"]
-    round = json.loads(warmer(processes, "refine", session, "--relevant", "@1", "--json"))
-    assert round["index"] == 1
+    session, first = made["session"]["id"], made["round"]
+    marked = first["hits"][0]["image_id"]
+    round = json.loads(warmer(processes, "refine", session, "--relevant", "@1", "--comment", "in colour", "--json"))
+    assert (round["index"], round["feedback"]["relevant"]) == (1, [marked])
     rounds = json.loads(warmer(processes, "session", "rounds", session, "--json"))
-    assert len(rounds) == 2
-    warmer(processes, "session", "finish", session, "--found", round["hits"][0]["image_id"])
+    assert [r["hits"] for r in rounds] == [first["hits"], round["hits"]]
+    branch = json.loads(warmer(processes, "session", "branch", session, "0", "--json"))["session"]["id"]
+    assert session in warmer(processes, "session", "list")
+    found = round["hits"][0]["image_id"]
+    warmer(processes, "session", "finish", session, "--found", found)
+    assert json.loads(warmer(processes, "session", "show", session, "--json"))["found_image_id"] == found
+    assert "finished" in warmer(processes, "refine", session, code=1)
+    assert warmer(processes, "refine", branch).count("\n") >= 10
+    warmer(processes, "session", "delete", branch)
+    assert branch in warmer(processes, "session", "show", branch, code=4)
+
+
+def test_collections_from_the_shell(processes: Running, gallery: Path, tmp_path: Path) -> None:
+    photos = [str(gallery / name) for name in ("coffee.png", "rocket.jpg")]
+    warmer(processes, "collections", "create", "shell", "--description", "two of them")
+    added = json.loads(warmer(processes, "collections", "add", "shell", *photos, "--json"))
+    assert [result["outcome"] for result in added] == ["added", "added"]
+    assert json.loads(warmer(processes, "collections", "show", "shell", "--json"))["image_count"] == 2
+    out = tmp_path / "small.jpg"
+    warmer(processes, "collections", "export-image", "shell", "rocket.jpg", "--out", str(out), "--max-edge", "64")
+    with Image.open(out) as small:
+        assert max(small.size) == 64
+    assert "nope" in warmer(processes, "collections", "remove", "shell", "rocket.jpg", "nope", code=3)
+    assert warmer(processes, "collections", "images", "shell").startswith("coffee.png\timage/png")
+    assert "--yes" in warmer(processes, "collections", "delete", "shell", code=1)
+    warmer(processes, "collections", "delete", "shell", "--yes")
+    assert "shell" in warmer(processes, "collections", "show", "shell", code=4)
 
 
 def test_exit_codes(processes: Running, tmp_path: Path) -> None:
@@ -39,6 +65,9 @@ def test_exit_codes(processes: Running, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     assert "bad.jpg" in warmer(processes, "index", str(tmp_path), "--collection", "half", code=3)
     assert "nowhere" in warmer(processes, "search", "a cat", "--collection", "nowhere", code=4)
+    assert "none-such" in warmer(processes, "refine", "none-such", "--comment", "x", code=4)
+    assert "empty" in warmer(processes, "search", " ", "--collection", "gallery", code=1)
+    warmer(processes, "search", "a cat", "--top-k", "0", code=2)
     gone = Running("processes")
     gone.targets = dict.fromkeys(("orchestrator", "embedder"), "localhost:1")
     assert "hint" in warmer(gone, "search", "a cat", code=5)

@@ -6,8 +6,8 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
+import uuid
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -15,26 +15,9 @@ from running import Running
 
 from warmer import Client
 from warmer.cli.stack import SERVICES
-from warmer.errors import Unavailable
-
-
-@pytest.fixture(scope="module")
-def own(gallery: Path) -> Iterator[Running]:
-    """Four processes of this module's own, since its tests kill them."""
-    running = Running("processes").start()
-    try:
-        with running.client() as client:
-            client.collections.create("gallery")
-            client.collections.add_folder("gallery", gallery)
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture
-def client(own: Running) -> Iterator[Client]:
-    with own.client() as client:
-        yield client
+from warmer.errors import InvalidArgument, Unavailable
+from warmer.types import EarlyHits, RoundReady
+from warmer.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 
 
 def test_orchestrator_killed_between_rounds(own: Running, client: Client) -> None:
@@ -78,6 +61,7 @@ def test_a_round_without_the_captioner_says_so(own: Running, client: Client) -> 
     finally:
         own.restart("captioner")
     assert "caption" in second.degraded_stages
+    assert second.captions == ()
     assert "red" in second.query
     assert second.hits
     third = session.refine(relevant=[second.hits[0].image_id])
@@ -85,18 +69,55 @@ def test_a_round_without_the_captioner_says_so(own: Running, client: Client) -> 
     assert third.captions
 
 
-def test_one_request_id_crosses_all_services(own: Running, client: Client) -> None:
+def test_a_round_without_the_rewriter_joins_and_says_so(own: Running, client: Client) -> None:
     session = client.sessions.create("gallery", strategy="rewrite", page_size=4)
     first = session.search("a machine")
-    session.refine(relevant=[first.hits[2].image_id], comment="with lights")
-    deadline = time.monotonic() + 10
-    ids: dict[str, set[str]] = {}
-    while time.monotonic() < deadline:
-        ids = {name: request_ids(own.log(name)) for name in SERVICES}
-        if set.intersection(*ids.values()):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"no request id is in the logs of all services: { {n: len(i) for n, i in ids.items()} }")
+    own.kill("rewriter")
+    try:
+        second = session.refine(relevant=[first.hits[0].image_id], comment="a red one")
+    finally:
+        own.restart("rewriter")
+    assert second.degraded_stages == ("rewrite",)
+    (caption,) = second.captions
+    assert second.query == f"a machine, {caption.text}, a red one"
+    assert second.rewrite is not None
+    assert (second.rewrite.fell_back, second.rewrite.fallback_reason) == (True, "unavailable")
+    assert len(second.hits) == 4
+    # A channel that lost its server tries again after at most 5 s.
+    assert eventually(lambda: session.refine(comment="outdoors").degraded_stages == ())
+
+
+def test_a_hanging_captioner_costs_its_share_of_the_time(own: Running, client: Client) -> None:
+    session = client.sessions.create("gallery", strategy="rewrite", page_size=4)
+    marked = session.search("a quiet place").hits[0].image_id
+    captioner = own.process("captioner")
+    captioner.send_signal(signal.SIGSTOP)
+    try:
+        began, early = time.monotonic(), float("inf")
+        for event in session.refine_stream(relevant=[marked], irrelevant=[], comment="green", timeout_s=8):
+            if isinstance(event, EarlyHits):
+                early = time.monotonic() - began
+        took = time.monotonic() - began
+    finally:
+        captioner.send_signal(signal.SIGCONT)
+    assert isinstance(event, RoundReady)
+    assert event.round.degraded_stages == ("caption",)
+    assert "green" in event.round.query
+    assert early < 2
+    assert 2 < took < 8
+
+
+def test_one_request_id_crosses_all_services(own: Running, client: Client) -> None:
+    session = client.sessions.create("gallery", strategy="rewrite", page_size=4)
+    marked = session.search("a face").hits[3].image_id
+    mine = f"mine-{uuid.uuid4().hex}"
+    feedback = orchestrator_pb2.Feedback(relevant_image_ids=[marked], comment="with lights")
+    request = orchestrator_pb2.RefineSessionRequest(session=f"sessions/{session.id}", feedback=feedback)
+    with grpc.insecure_channel(own.targets["orchestrator"]) as channel:
+        stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
+        *_, last = stub.RefineSession(request, metadata=[("x-request-id", mine)], timeout=60)
+    assert last.round.degraded_stages == []
+    assert eventually(lambda: {name for name in SERVICES if mine in request_ids(own.log(name))} == set(SERVICES))
 
 
 def request_ids(log: str) -> set[str]:
@@ -104,10 +125,24 @@ def request_ids(log: str) -> set[str]:
     return {line["request_id"] for line in lines if line.get("request_id")}
 
 
+def eventually(true: Callable[[], bool], within_s: float = 10) -> bool:
+    """Whether it becomes true in time: a call's line is logged after its answer."""
+    deadline = time.monotonic() + within_s
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def test_logs_hold_no_query(own: Running, client: Client) -> None:
-    client.sessions.create("gallery").search("zebracorn on a mountain")
+    session = client.sessions.create("gallery", strategy="rewrite", page_size=4)
+    first = session.search("zebracorn on a mountain")
+    session.refine(relevant=[first.hits[0].image_id], comment="a turquoise zebracorn")
+    with pytest.raises(InvalidArgument):
+        client.search("gallery", "zebracorn", top_k=20_000)
     time.sleep(0.5)
-    assert all("zebracorn" not in own.log(name) for name in SERVICES)
+    assert all("zebracorn" not in own.log(name) and "turquoise" not in own.log(name) for name in SERVICES)
 
 
 def test_two_clients_at_once(own: Running) -> None:

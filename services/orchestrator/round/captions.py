@@ -38,6 +38,7 @@ class CaptionStage:
         self._cache = cache
         self._options = options
         self._problems: list[str] = []
+        self._changed: set[str] = set()  # ids whose content is not what it was when it was streamed
 
     async def run(self) -> Outcome:
         """Captions the first `max_captions` marked images, relevant ones first; names what is missing."""
@@ -72,13 +73,14 @@ class CaptionStage:
         return [id for id, sha256 in hashes.items() if sha256 not in cached]
 
     async def _from_captioner(self, ids: Sequence[str]) -> None:
-        same: dict[str, list[str]] = defaultdict(list)  # ids of one content are captioned once
-        for id in ids:
-            same[self._job.sha256s.get(id, "") or f"id:{id}"].append(id)
-        groups = {group[0]: group for group in same.values()}
-        images = await self._fetch(list(groups))
-        if not images:
+        fetched = dict(await self._fetch(ids))
+        if not fetched:
             return
+        same: dict[str, list[str]] = defaultdict(list)  # ids of one content are captioned once
+        for id in fetched:
+            same[self._sha256(id) or f"id:{id}"].append(id)
+        groups = {group[0]: group for group in same.values()}
+        images = [(id, fetched[id]) for id in groups]
         async with aclosing(self._captioner.caption(images)) as answers:
             async for group in answers:
                 deltas, captions = [], []
@@ -111,7 +113,11 @@ class CaptionStage:
         async def fetch(id: str) -> tuple[str, bytes] | None:
             async with gate:
                 try:
-                    return id, await self._embedder.content(collection, id, self._options.caption_max_edge)
+                    content = await self._embedder.content(collection, id, self._options.caption_max_edge)
+                    # Replaced since it was streamed? A caption of the new content must not be cached for the old one.
+                    if await self._embedder.sha256(collection, id) != self._job.sha256s.get(id, ""):
+                        self._changed.add(id)
+                    return id, content
                 except WarmerError as error:
                     self._problems.append(error.message)
                     return None
@@ -119,6 +125,10 @@ class CaptionStage:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(fetch(id)) for id in ids]
         return [image for task in running if (image := task.result()) is not None]
+
+    def _sha256(self, id: str) -> str:
+        """Of what was fetched for the id; '' where it is not known for sure."""
+        return "" if id in self._changed else self._job.sha256s.get(id, "")
 
     async def _keep(
         self, captions: Sequence[captioner_pb2.Caption], events: Sequence[pb.RefineSessionResponse]
@@ -129,7 +139,7 @@ class CaptionStage:
     async def _put(self, captions: Sequence[captioner_pb2.Caption]) -> None:
         tenant = self._job.session.ref.tenant
         for caption in captions:
-            sha256 = self._job.sha256s.get(caption.key, "")
+            sha256 = self._sha256(caption.key)
             if caption.text and sha256:
                 kept = captioner_pb2.Caption()
                 kept.CopyFrom(caption)

@@ -66,6 +66,11 @@ class Embedder:
         call = self._stub.GetImageContent(embedder_pb2.GetImageContentRequest(name=name, max_edge=max_edge))
         return await _answer("embedder", _joined(call))
 
+    async def sha256(self, collection_id: str, image_id: str) -> str:
+        """Lower-case hex SHA-256 of one image's content, as it is now."""
+        request = embedder_pb2.GetImageRequest(name=image_name(collection_id, image_id))
+        return (await _answer("embedder", self._stub.GetImage(request))).sha256
+
 
 class Captioner:
     """Captions of image bytes. It remembers which model answers, so that cached captions serve while it is away."""

@@ -117,6 +117,15 @@ class PlainEmbedder(EmbedderServiceServicer):
         yield embedder_pb2.GetImageContentResponse(media_type="image/jpeg", chunk=data[:5])
         yield embedder_pb2.GetImageContentResponse(chunk=data[5:])
 
+    async def GetImage(self, request, context):
+        await self.trouble.meet("GetImage")
+        _, id = image_parts(request.name)
+        self.vector(id)
+        return embedder_pb2.Image(name=request.name, sha256=self.sha256(id))
+
+    def sha256(self, id: str) -> str:
+        return hashlib.sha256(image_bytes(self.descriptions[id])).hexdigest()
+
     async def Search(self, request, context):
         await self.trouble.meet("Search")
         spec = request.search
@@ -129,7 +138,7 @@ class PlainEmbedder(EmbedderServiceServicer):
                 image_id=self.ids[i],
                 score=score[i],
                 similarity=similarity[i],
-                sha256=hashlib.sha256(image_bytes(self.descriptions[self.ids[i]])).hexdigest(),
+                sha256=self.sha256(self.ids[i]),
             )
             for i in order
         ]
