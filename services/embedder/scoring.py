@@ -4,7 +4,7 @@ It blocks and computes on the calling thread alone; searches run beside each oth
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -54,10 +54,13 @@ class _Located:
         if query.min_revision > self.view.revision:
             raise _not_yet(query.min_revision, self.view.revision)
         ends = np.cumsum([len(named), len(marked), len(query.excluded)])
-        self.terms, self.marks, self.excluded, self.more = np.split(rows, ends)
+        self.terms, marks, self.excluded, self.more = np.split(rows, ends)
         _require(named, self.terms, "search.terms")
-        _require(marked, self.marks, "search.preferences")
         self.excluded = self.excluded[self.excluded >= 0]
+        # Evidence about an image that was removed since it was shown is left out: a hunt must outlive a deletion.
+        gone = {id for id, row in zip(marked, marks.tolist(), strict=True) if row < 0}
+        self.rounds = [_without(round, gone) for round in query.marks] if gone else query.marks
+        self.marks = marks[marks >= 0]
 
     def candidates(self, *, excluding: bool = True) -> Mask:
         """(N,) bool: the rows that may be hits."""
@@ -134,7 +137,7 @@ def _nearest(located: _Located, direction: Floats, k: int) -> tuple[Rows, Floats
 
 def _scores(located: _Located, query: Query, similarities: Floats) -> Floats:
     """similarity + tau_q * (sum of the log-likelihoods of the marks), for every row: (N,)."""
-    if not query.marks:
+    if not located.marks.size:
         return similarities
     displayed, places = np.unique(located.marks, return_inverse=True)
     probes = located.view.vectors(displayed)
@@ -142,7 +145,7 @@ def _scores(located: _Located, query: Query, similarities: Floats) -> Floats:
     for start in range(0, similarities.size, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, similarities.size)
         products = located.view.products(probes, start, stop)
-        evidence[start:stop] = _evidence(query.marks, products, places)
+        evidence[start:stop] = _evidence(located.rounds, products, places)
     return similarities + np.float32(query.prior_temperature) * evidence
 
 
@@ -157,6 +160,15 @@ def _evidence(rounds: Sequence[Marks], products: Floats, places: Rows) -> Floats
         total += choice_log_likelihood(relevant, irrelevant, unmarked, temperature=marks.temperature, lapse=marks.lapse)
         at = ends[-1]
     return total
+
+
+def _without(marks: Marks, gone: set[str]) -> Marks:
+    def left(ids: list[str]) -> list[str]:
+        return [id for id in ids if id not in gone]
+
+    return replace(
+        marks, relevant=left(marks.relevant), irrelevant=left(marks.irrelevant), unmarked=left(marks.unmarked)
+    )
 
 
 def _require(ids: Sequence[str], rows: Rows, field: str) -> None:

@@ -10,7 +10,7 @@ from services.orchestrator.round.job import RoundJob
 from services.orchestrator.round.runner import Ask
 from services.orchestrator.store.keys import SessionRef
 from services.orchestrator.store.records import SessionRecord, Snapshot
-from services.orchestrator.strategies import History, Strategy, Term, Turn
+from services.orchestrator.strategies import History, Strategy, Turn
 from warmer.names import check_image_id, session_id
 from warmer.v1 import orchestrator_pb2 as pb
 
@@ -26,7 +26,7 @@ class Asks:
         """Round 0."""
         ref = SessionRef(tenant, session_id(request.session))
         text = validation.query_text(request)
-        example = Term(image_id=check_image_id(request.image_id)) if request.image_id else None
+        example_id = check_image_id(request.image_id) if request.image_id else ""
 
         async def make(look: Snapshot) -> RoundJob:
             session = _session(ref, look)
@@ -38,7 +38,7 @@ class Asks:
                 early=self._early,
                 history=History(rounds=(), turn=Turn()),
                 text=text,
-                example=example,
+                example_id=example_id,
                 example_bytes=request.image,
             )
 

@@ -77,9 +77,9 @@ def _turn(round: pb.Round) -> Turn:
 def _examples(search: common_pb2.SearchSpec) -> tuple[Term, ...]:
     """The example images that the hunt began with: the terms of round 0 that are no text."""
     return tuple(
-        Term(vector=term.vector, image_id=term.image_id, weight=term.weight or 1.0)
+        Term(vector=term.vector, weight=term.weight or 1.0)
         for term in search.terms
-        if term.WhichOneof("content") in ("vector", "image_id")
+        if term.WhichOneof("content") == "vector"
     )
 
 
@@ -107,9 +107,7 @@ def search_spec(plan: SearchPlan, collection: str, top_k: int) -> common_pb2.Sea
 def _term(term: Term) -> common_pb2.QueryTerm:
     if term.text:
         return common_pb2.QueryTerm(text=term.text, weight=term.weight)
-    if term.vector:
-        return common_pb2.QueryTerm(vector=term.vector, weight=term.weight)
-    return common_pb2.QueryTerm(image_id=term.image_id, weight=term.weight)
+    return common_pb2.QueryTerm(vector=term.vector, weight=term.weight)
 
 
 def feedback_message(turn: Turn) -> pb.Feedback:

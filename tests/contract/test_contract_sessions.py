@@ -210,3 +210,22 @@ def test_a_replaced_image_keeps_captions_apart(client: Client, gallery: Path) ->
     put("again", "chelsea.png", 1)  # the bytes that x had
     put("other file", "chelsea.png", 9)  # the same pixels in other bytes
     assert caption("again") == caption("other file") != new
+
+
+@pytest.mark.parametrize("strategy", ["preference", "rewrite"])
+def test_a_hunt_outlives_the_removal_of_what_it_showed(client: Client, gallery: Path, strategy: str) -> None:
+    name = client.collections.create(f"r-{uuid.uuid4().hex[:12]}").id
+    client.collections.add_folder(name, gallery)
+    session = client.sessions.create(name, strategy=strategy, page_size=4)
+    shown = [hit.image_id for hit in session.search("a cat").hits]
+    by_example = client.sessions.create(name, strategy=strategy, page_size=4)
+    by_example.search(image_id=shown[3])
+    session.refine(relevant=[shown[0]])
+    client.collections.remove(name, [shown[0], shown[2], shown[3]])  # marked, unmarked, and the other hunt's example
+    assert session.refine().hits
+    assert session.refine(comment="striped").hits
+    again = session.refine(relevant=[shown[1]])
+    assert again.hits
+    assert not {hit.image_id for hit in again.hits} & set(shown)
+    assert by_example.refine().hits
+    assert [round.index for round in session.rounds()] == [0, 1, 2, 3, 4]

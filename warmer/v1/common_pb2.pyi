@@ -140,7 +140,9 @@ class SearchSpec(_message.Message):
 
     @_builtins.property
     def preferences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Preference]:
-        """Evidence from earlier rounds, one element per round that had marks."""
+        """Evidence from earlier rounds, one element per round that had marks. Images that are not in the collection, such as
+        those removed since they were shown, are left out.
+        """
 
     @_builtins.property
     def excluded_image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

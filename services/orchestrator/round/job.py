@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from services.common.deadlines import deadline
 from services.orchestrator.store.records import SessionRecord
-from services.orchestrator.strategies import History, Strategy, Term
+from services.orchestrator.strategies import History, Strategy
 from warmer.v1 import orchestrator_pb2 as pb
 
 
@@ -25,7 +25,8 @@ class RoundJob:
         history: what was said so far, this turn included; without rounds for round 0.
         sha256s: of each marked image, '' where it is not known.
         text: the query of round 0.
-        example: the example image of round 0 as a term, or None; one that came as bytes is in `example_bytes`.
+        example_id: the example image of round 0, when it is one of the collection.
+        example_bytes: the example image of round 0, when it came as a file.
     """
 
     session: SessionRecord
@@ -34,7 +35,7 @@ class RoundJob:
     history: History
     sha256s: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
-    example: Term | None = None
+    example_id: str = ""
     example_bytes: bytes = b""
 
     @property

@@ -19,7 +19,7 @@ from services.orchestrator.store.records import etag
 from services.orchestrator.store.rounds import LeaseLostError
 from services.orchestrator.store.sessions import SessionStore
 from services.orchestrator.strategies import SearchPlan, Term, opening
-from warmer.names import round_name
+from warmer.names import collection_id, round_name
 from warmer.v1 import common_pb2, embedder_pb2
 from warmer.v1 import orchestrator_pb2 as pb
 
@@ -113,10 +113,11 @@ class Pipeline:
         return job.strategy.plan(job.history, captions, rewrite)
 
     async def _examples(self, job: RoundJob) -> list[Term]:
-        """The example image as a term that can be repeated: bytes become their vector, once."""
-        if job.example_bytes:
-            return [Term(vector=await self._embedder.embed_image(job.example_bytes))]
-        return [job.example] if job.example is not None else []
+        """The example image as its vector, made once: the hunt must outlive a file, and an image that is removed."""
+        content = job.example_bytes
+        if job.example_id:
+            content = await self._embedder.content(collection_id(job.session.collection), job.example_id, max_edge=0)
+        return [Term(vector=await self._embedder.embed_image(content))] if content else []
 
     async def _commit(self, job: RoundJob, recorder: Recorder, round: pb.Round, last: pb.RefineSessionResponse) -> None:
         """Stores the round; again with the right etag when the session was renamed or the like meanwhile."""

@@ -15,14 +15,13 @@ MAX_QUERY_CHARS = 10_000
 
 @dataclass(frozen=True)
 class Term:
-    """One weighted part of the query vector; exactly one of `text`, `vector` and `image_id` is set.
+    """One weighted part of the query vector; either `text` or `vector` is set.
 
     `vector` holds little-endian float32 values of the collection's space.
     """
 
     text: str = ""
     vector: bytes = b""
-    image_id: str = ""
     weight: float = 1.0
 
 

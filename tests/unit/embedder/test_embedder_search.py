@@ -196,12 +196,27 @@ async def test_unknown_images_and_collections(api: Api) -> None:
     async with refused("IMAGE_NOT_FOUND", NotFound) as seen:
         await api.search(Term(image_id="nope"))
     assert seen[0].field == "search.terms" and "nope" in seen[0].message
-    async with refused("IMAGE_NOT_FOUND", NotFound) as seen:
-        await api.search("red", preferences=[Preference(relevant_image_ids=["nope"])])
-    assert seen[0].field == "search.preferences"
     async with refused("COLLECTION_NOT_FOUND", NotFound) as seen:
         await api.search("red", collection="collections/nothing")
     assert seen[0].resource == "collections/nothing"
+
+
+async def test_evidence_of_images_that_are_gone_is_left_out(api: Api) -> None:
+    await api.add(IMAGES[:12])
+    ids = [id for id, _ in IMAGES[:12]]
+    whole = Preference(relevant_image_ids=[ids[0]], irrelevant_image_ids=[ids[1]], unmarked_image_ids=[ids[2], ids[3]])
+    rest = Preference(relevant_image_ids=[ids[0]], unmarked_image_ids=[ids[3]])
+    before = await api.search("red", preferences=[rest], excluded_image_ids=ids[1:3])
+    everything = await api.search("red", preferences=[whole], excluded_image_ids=ids[1:3])
+    assert [hit.score for hit in everything.hits] != [hit.score for hit in before.hits]
+    await api.stub.RemoveImages(
+        embedder_pb2.RemoveImagesRequest(collection="collections/photos", image_ids=[ids[1], ids[2]])
+    )
+    after = await api.search("red", preferences=[whole])
+    assert [(hit.image_id, hit.score) for hit in after.hits] == [(hit.image_id, hit.score) for hit in before.hits]
+    plain = await api.search("red")
+    nothing_left = await api.search("red", preferences=[Preference(relevant_image_ids=["nope"])])
+    assert [hit.score for hit in nothing_left.hits] == [hit.score for hit in plain.hits]
 
 
 async def test_revision_in_the_future(api: Api) -> None:

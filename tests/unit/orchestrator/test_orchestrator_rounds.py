@@ -189,7 +189,9 @@ async def test_text_and_an_image_of_the_collection(stub, stack):
     session = await stub.CreateSession(pb.CreateSessionRequest(session=pb.Session(collection="collections/zoo")))
     example = stack.embedder.ids[7]
     round = await stub.SearchSession(pb.SearchSessionRequest(session=session.name, text="fish", image_id=example))
-    assert [(t.text, t.image_id) for t in round.search.terms] == [("fish", ""), ("", example)]
+    text, vector = round.search.terms
+    assert text.text == "fish"
+    assert np.allclose(np.frombuffer(vector.vector, "<f4"), text_vector(stack.embedder.descriptions[example]))
 
 
 async def test_a_long_text_is_reported_as_truncated(stub):
