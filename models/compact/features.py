@@ -4,7 +4,7 @@
 
 For each split it writes NAME_lite2.npy and NAME_lite0.npy, pooled features (images, 2, 1280) of each photo as it is and
 mirrored; NAME_lite2_grid.npy, (images, 2, 49, 1280) float16, for the captioner; NAME_text.npy, sentence vectors of the
-captions (images, 5, 384). About 2 GB and a quarter of an hour on two cores.
+captions (images, 5, 384). About 2 GB and ten minutes on two quiet cores.
 """
 
 from __future__ import annotations

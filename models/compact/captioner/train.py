@@ -86,6 +86,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batch", type=int, default=32, help="images in a step")
     parser.add_argument("--rate", type=float, default=8e-4)
+    parser.add_argument("--dropout", type=float, default=0.3)
+    parser.add_argument("--feature-dropout", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--resume", action="store_true", help="start from the weights in --out")
@@ -96,7 +98,7 @@ def main() -> None:
 
     captions = {split: read(args.data / split) for split in ("train", "val")}
     vocabulary = vocabulary_of(captions["train"])
-    config = Config(vocabulary=len(vocabulary))
+    config = Config(vocabulary=len(vocabulary), dropout=args.dropout, feature_dropout=args.feature_dropout)
     grids = {split: np.load(args.features / f"{split}_lite2_grid.npy", mmap_mode="r") for split in captions}
     targets = {split: encode(captions[split], vocabulary, config.max_words) for split in captions}
     model = CaptionDecoder(config)

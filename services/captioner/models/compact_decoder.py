@@ -30,6 +30,7 @@ class DecoderConfig:
     layers: int = 3
     max_words: int = 24
     dropout: float = 0.2
+    feature_dropout: float = 0.0  # of the image features: in the embedder this was worth more than anything else
 
 
 class Attention(nn.Module):
@@ -95,6 +96,7 @@ class CaptionDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.image_norm = nn.LayerNorm(config.features)
+        self.feature_drop = nn.Dropout(config.feature_dropout)
         self.image = nn.Linear(config.features, config.width)
         self.cell = nn.Parameter(torch.randn(config.cells, config.width) * 0.02)
         self.image_drop = nn.Dropout(config.dropout)
@@ -107,7 +109,7 @@ class CaptionDecoder(nn.Module):
 
     def see(self, grids: Tensor) -> list[Tensor]:
         """Grids (B, cells, features) -> the keys and values of the image for every block."""
-        x = self.image_drop(self.image(self.image_norm(grids)) + self.cell)
+        x = self.image_drop(self.image(self.feature_drop(self.image_norm(grids))) + self.cell)
         return [block.look(x) for block in self.blocks if isinstance(block, Block)]
 
     def forward(
