@@ -25,6 +25,7 @@ from benchmarks.photos import Photo, load_photos, make_large_photos
 from benchmarks.report import arguments, publish, table
 from benchmarks.stack import Running, index, running
 from services.common import decode_worker
+from services.common.decoding import Resize
 from services.common.settings import Settings, load_settings
 from services.embedder.encoders.compact import CompactEncoder
 
@@ -85,7 +86,7 @@ def main() -> None:
 def _pairs(
     stack: Running, settings: Settings, encoder: CompactEncoder, photos: Sequence[Photo], repeats: int
 ) -> list[Pair]:
-    pixels = _decoded(photos, encoder.resize.size, settings.max_image_pixels)
+    pixels = _decoded(photos, encoder.resize, settings.max_image_pixels)
     # One pass of each that does not count: files come into the page cache, and runtimes allocate.
     _alone(encoder, pixels[:32], settings.embed_image_batch)
     _service(stack, "warm-up", photos)
@@ -98,10 +99,10 @@ def _pairs(
     return pairs
 
 
-def _decoded(photos: Sequence[Photo], size: int, max_pixels: int) -> list[np.ndarray]:
-    """The arrays that the service's own decoders make, (size, size, 3) uint8 each."""
+def _decoded(photos: Sequence[Photo], resize: Resize, max_pixels: int) -> list[np.ndarray]:
+    """The arrays that the service's own decoders make, (H, W, 3) uint8 each."""
     files = [photo.path.read_bytes() for photo in photos]
-    results = decode_worker.decode_chunk(files, "square", size, max_pixels)
+    results = decode_worker.decode_chunk(files, resize, max_pixels)
     return [result.array for result in results if isinstance(result, decode_worker.Pixels)]
 
 

@@ -21,7 +21,7 @@ _DRAIN_S = 5.0
 
 @dataclass(frozen=True)
 class Running:
-    """Four running services and a client of them."""
+    """Running services, all four or fewer, and a client of them."""
 
     client: Client
     processes: dict[str, psutil.Process]
@@ -37,13 +37,14 @@ class Running:
 
 
 @contextmanager
-def running(data_dir: Path, **settings: object) -> Iterator[Running]:
-    """The four services, warm. `settings` are those of `services.common.settings`, by name.
+def running(data_dir: Path, services: Sequence[str] = (), **settings: object) -> Iterator[Running]:
+    """The four services, or those that are named, warm. `settings` are those of `services.common.settings`, by name.
 
     Raises Internal (SERVICE_DIED) or DeadlineExceeded (NOT_READY) with what the log says.
     """
     children, environment = four_services(data_dir / "logs")
     targets = {child.name: child.target for child in children}
+    children = [child for child in children if not services or child.name in services]
     environment |= {"WARMER_DATA_DIR": str(data_dir), "WARMER_LOG_LEVEL": "warning"}
     environment |= {f"WARMER_{name.upper()}": str(value) for name, value in settings.items()}
     with ExitStack() as cleanup:

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmer._kept_requests import vector_bytes
 from warmer._requests import ENVELOPE_BYTES
 from warmer.channel import MAX_MESSAGE_BYTES
 from warmer.errors import DeadlineExceeded, InvalidArgument, WarmerError
@@ -35,10 +36,13 @@ def prepare(image: NewImage, offset: int) -> embedder_pb2.AddImagesItem | AddRes
         check_image_id(image.id)
         item = embedder_pb2.AddImagesItem(offset=offset, image_id=image.id, content=_content(image))
         item.source = image.source
+        item.vector_model = image.vector_model
+        if image.vector is not None:
+            item.vector = vector_bytes(image.vector)
     except WarmerError as error:
         return failed(image, error)
-    except ValueError as error:  # protobuf: a source that is not valid Unicode
-        return failed(image, InvalidArgument(f"the source cannot be sent: {error}", reason="BAD_VALUE", field="source"))
+    except ValueError as error:  # protobuf: a source, or a name, that is not valid Unicode
+        return failed(image, InvalidArgument(f"the item cannot be sent: {error}", reason="BAD_VALUE", field="source"))
     return item
 
 

@@ -103,6 +103,7 @@ def search(
     excluded: str | Iterable[str],
     preferences: Sequence[Preference],
     min_revision: int,
+    rerank: int,
 ) -> Search:
     """The whole search that the arguments of ``client.search`` describe."""
     all_terms = [
@@ -128,6 +129,7 @@ def search(
         min_similarity=min_similarity,
         min_revision=min_revision,
         top_k=top_k,
+        rerank_count=rerank,
     )
 
 
@@ -199,6 +201,7 @@ def built(build: Callable[[], Built]) -> Built:
 def _check_search(spec: Search) -> None:
     within(spec.top_k, UINT32, "top_k", "BAD_TOP_K")
     within(spec.min_revision, UINT64, "min_revision")
+    within(spec.rerank_count, UINT32, "rerank", "BAD_RERANK_COUNT")
 
 
 def within(value: int, allowed: Any, field: str, reason: str = "BAD_VALUE") -> int:

@@ -10,6 +10,8 @@ from warmer.channel import checked_target, neighbour
 DEFAULT_TARGET = "localhost:50050"
 TARGET_VARIABLE = "WARMER_TARGET"
 EMBEDDER_VARIABLE = "WARMER_EMBEDDER_TARGET"
+CAPTIONER_VARIABLE = "WARMER_CAPTIONER_TARGET"
+_CAPTIONER_OFFSET = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +29,13 @@ class Targets:
             # A socket named by the caller serves all; a variable that points elsewhere must not be mixed in.
             embedder = os.environ.get(EMBEDDER_VARIABLE)
         return cls(orchestrator, checked_target(embedder or neighbour(orchestrator)))
+
+
+def captioner_target(target: str | None, captioner: str | None) -> str:
+    """The captioner's gRPC target: the argument, else the environment, else from the orchestrator's."""
+    if not captioner and not (target or "").startswith("unix"):
+        captioner = os.environ.get(CAPTIONER_VARIABLE)
+    if captioner:
+        return checked_target(captioner)
+    orchestrator = checked_target(target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET)
+    return neighbour(orchestrator, _CAPTIONER_OFFSET)

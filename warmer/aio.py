@@ -115,6 +115,7 @@ class Client:
         excluded: str | Iterable[str] = (),
         preferences: Sequence[Preference] = (),
         min_revision: int = 0,
+        rerank: int = 0,
         timeout_s: float | None = None,
     ) -> SearchResult:
         """The best images of a collection, without a session. What is given is summed into one query."""
@@ -129,6 +130,7 @@ class Client:
             excluded=excluded,
             preferences=preferences,
             min_revision=min_revision,
+            rerank=rerank,
         )
         return await self.run(spec, timeout_s=timeout_s)
 
@@ -167,5 +169,6 @@ class Client:
         contents = [await asyncio.to_thread(_requests.read_image, image) for image in images]
         for request in _requests.image_batches(contents):
             response = await call(self._embedder.EmbedImages, request, timeout_s)
-            embeddings += [ImageEmbedding.from_proto(item, response.dimensions) for item in response.embeddings]
+            dimensions, model = response.dimensions, response.model
+            embeddings += [ImageEmbedding.from_proto(item, dimensions, model) for item in response.embeddings]
         return embeddings

@@ -110,6 +110,7 @@ class Client:
         excluded: str | Iterable[str] = (),
         preferences: Sequence[Preference] = (),
         min_revision: int = 0,
+        rerank: int = 0,
         timeout_s: float | None = None,
     ) -> SearchResult:
         """The best images of a collection, without a session. What is given is summed into one query.
@@ -125,10 +126,14 @@ class Client:
             excluded: ids that must not be among the hits.
             preferences: evidence from choices, see :class:`~warmer.types.Preference`.
             min_revision: answer only from a state at least as new (read your writes).
+            rerank: how many of the best hits the model's matching head re-ranks by reading words and image together;
+                at most 1,000. It needs words, and a model with such a head (BLIP; see ``model().can_rerank``). Slow:
+                start with tens.
             timeout_s: None is the client's.
 
         Raises:
             InvalidArgument: ``EMPTY_QUERY``, ``BAD_TOP_K``, ``NOT_AN_IMAGE``, ``DIMENSION_MISMATCH``, ...
+            FailedPrecondition: ``NO_RERANKING``, ``MODEL_MISMATCH``.
             NotFound: ``COLLECTION_NOT_FOUND``, ``IMAGE_NOT_FOUND``.
         """
         spec = _requests.search(
@@ -142,6 +147,7 @@ class Client:
             excluded=excluded,
             preferences=preferences,
             min_revision=min_revision,
+            rerank=rerank,
         )
         return self.run(spec, timeout_s=timeout_s)
 
@@ -196,5 +202,6 @@ class Client:
         embeddings: list[ImageEmbedding] = []
         for request in _requests.image_batches(map(_requests.read_image, images)):
             response = call(self._embedder.EmbedImages, request, timeout_s)
-            embeddings += [ImageEmbedding.from_proto(item, response.dimensions) for item in response.embeddings]
+            dimensions, model = response.dimensions, response.model
+            embeddings += [ImageEmbedding.from_proto(item, dimensions, model) for item in response.embeddings]
         return embeddings

@@ -7,11 +7,12 @@ import numpy as np
 import structlog
 from grpc import aio
 
-from services.captioner.models import CaptionModel, load_captioner
+from services.captioner.models import EMPTY_CAPTION, CaptionModel, load_captioner
 from services.captioner.servicer import CaptionerServicer
 from services.common.decoding import Decoder
 from services.common.server import Service
 from services.common.settings import Settings
+from warmer.errors import WarmerError
 from warmer.v1 import captioner_pb2, captioner_pb2_grpc
 
 _log = structlog.get_logger(__name__)
@@ -45,7 +46,13 @@ async def build(settings: Settings, load: LoadModel = load_captioner) -> Service
 
 
 def _load(settings: Settings, load: LoadModel) -> CaptionModel:
+    """The model, once it has described a first image, so that nobody waits for what that allocates and compiles.
+
+    A model that cannot do it (its files do not fit together, its server is away) raises its error: it cannot serve.
+    """
     model = load(settings)
-    # The first run allocates and compiles; the first person should not wait for that.
-    model.caption([np.zeros((model.resize.size, model.resize.size, 3), np.uint8)], lambda _index, _text: None)
+    black = np.zeros((model.resize.size, model.resize.size, 3), np.uint8)
+    (outcome,) = model.caption([black], lambda _index, _text: None)
+    if isinstance(outcome, WarmerError) and outcome.reason != EMPTY_CAPTION:  # of a black image there is little to say
+        raise outcome
     return model

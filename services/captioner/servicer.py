@@ -4,8 +4,9 @@ Items of one call, and of calls that come close together, share batches. A damag
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ class _Picture:
 
     pixels: np.ndarray
     on_text: Callable[[str], None]
+    gone: threading.Event = field(default_factory=threading.Event)
+    """Nobody waits for its caption any more."""
 
 
 class CaptionerServicer(captioner_pb2_grpc.CaptionerServiceServicer):
@@ -54,15 +57,23 @@ class CaptionerServicer(captioner_pb2_grpc.CaptionerServiceServicer):
         )
 
     async def close(self) -> None:
-        """Fails what waits and lets the worker thread end."""
+        """Fails what waits, lets the worker thread end, and closes the model's connections, if it has any."""
         if self._batcher is not None:
             await self._batcher.close(drain=False)
+        close_model = getattr(self._model, "close", None)
+        if close_model is not None:
+            close_model()
 
     async def GetModel(self, _request: common_pb2.GetModelRequest, _context: Context) -> common_pb2.Model:
         """The captioning model that this server runs."""
         model = self._loaded()
         return common_pb2.Model(
-            id=model.id, backend=model.backend, prompt_version=model.prompt_version, max_tokens=model.max_tokens
+            id=model.id,
+            backend=model.backend,
+            prompt_version=model.prompt_version,
+            max_tokens=model.max_tokens,
+            precision=getattr(model, "precision", ""),
+            device=getattr(model, "device", ""),
         )
 
     async def Caption(self, request: pb.CaptionRequest, _context: Context) -> AsyncIterator[pb.CaptionResponse]:
@@ -106,12 +117,19 @@ class CaptionerServicer(captioner_pb2_grpc.CaptionerServiceServicer):
         if self._batcher is None:
             raise _not_loaded()
         decoded = await self._decoder.decode(image, self._loaded().resize)
-        return await self._batcher.submit(_Picture(decoded.pixels, on_text))
+        picture = _Picture(decoded.pixels, on_text)
+        try:
+            return await self._batcher.submit(picture)
+        finally:
+            picture.gone.set()  # where the caller has gone, a model that writes it now can stop
 
     def _run(self, pictures: list[_Picture]) -> Sequence[CaptionText | WarmerError]:
         """Runs on the worker thread."""
-        pixels = [picture.pixels for picture in pictures]
-        return self._loaded().caption(pixels, lambda index, text: pictures[index].on_text(text))
+        return self._loaded().caption(
+            [picture.pixels for picture in pictures],
+            lambda index, text: pictures[index].on_text(text),
+            lambda index: pictures[index].gone.is_set(),
+        )
 
     def _loaded(self) -> CaptionModel:
         if self._model is None:

@@ -47,7 +47,33 @@ _TURNS = {
 _SWAPS_AXES = (5, 6, 7, 8)
 _WHITE = (255, 255, 255)
 
-Mode = Literal["square", "max_edge"]
+# A longer strip is cut to this many times its width before it is resized for a crop, which sees its middle alone:
+# resized as a whole, one of 1 x 60,000 pixels would become one of billions.
+_LONGEST_STRIP = 32
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How a decoded image is resized.
+
+    `square` squashes it to `size` x `size` pixels. `max_edge` keeps the aspect and makes the longer edge at most `size`
+    pixels, never larger than it is. `crop` keeps the aspect, makes the shorter edge `shortest_edge` pixels (0: `size`)
+    and cuts `size` x `size` out of the middle, rounded as transformers' CLIP image processor does; `shortest_edge` is
+    not below `size`. `resample` names PIL's filter.
+    """
+
+    mode: Literal["square", "max_edge", "crop"]
+    size: int
+    resample: Resample = "bicubic"
+    shortest_edge: int = 0
+
+    @property
+    def edge(self) -> int:
+        """The edge that a resize aims at, in pixels: the shorter one, or for `max_edge` the longer one."""
+        return self.shortest_edge or self.size
 
 
 @dataclass(frozen=True)
@@ -76,14 +102,14 @@ def prepare(max_pixels: int) -> None:
     warnings.simplefilter("ignore")  # PIL warns about odd metadata; what matters comes back as a Failure
 
 
-def decode_chunk(files: list[bytes], mode: Mode, size: int, max_pixels: int) -> list[Pixels | Failure]:
+def decode_chunk(files: list[bytes], resize: Resize, max_pixels: int) -> list[Pixels | Failure]:
     """Decodes several files; one result each, in order."""
-    return [_guarded(data, mode, size, max_pixels) for data in files]
+    return [_guarded(data, resize, max_pixels) for data in files]
 
 
 def thumbnail(data: bytes, max_edge: int, max_pixels: int, quality: int = 85) -> bytes | Failure:
     """The image as a JPEG whose longer edge is at most `max_edge` pixels; never made larger."""
-    result = _guarded(data, "max_edge", max_edge, max_pixels)
+    result = _guarded(data, Resize("max_edge", max_edge), max_pixels)
     if isinstance(result, Failure):
         return result
     out = io.BytesIO()
@@ -91,9 +117,9 @@ def thumbnail(data: bytes, max_edge: int, max_pixels: int, quality: int = 85) ->
     return out.getvalue()
 
 
-def _guarded(data: bytes, mode: Mode, size: int, max_pixels: int) -> Pixels | Failure:
+def _guarded(data: bytes, resize: Resize, max_pixels: int) -> Pixels | Failure:
     try:
-        return _decode(data, mode, size, max_pixels)
+        return _decode(data, resize, max_pixels)
     except Image.DecompressionBombError:
         return Failure("IMAGE_TOO_LARGE", f"the image has more than {max_pixels:,} pixels", "scale it down")
     except MemoryError:
@@ -116,36 +142,41 @@ def _unidentified(data: bytes) -> Failure:
     return Failure("NOT_AN_IMAGE", what, f"convert it to {names}")
 
 
-def _decode(data: bytes, mode: Mode, size: int, max_pixels: int) -> Pixels:
+def _decode(data: bytes, resize: Resize, max_pixels: int) -> Pixels:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:  # known from the header; nothing has been decoded yet
             raise Image.DecompressionBombError
         media_type = _MEDIA_TYPES[image.format or ""]
+        target, box = _target(width, height, resize), (0.0, 0.0, float(width), float(height))
         if isinstance(image, JpegImagePlugin.JpegImageFile):
-            _draft(image, mode, size)
+            box = _draft(image, resize)
         image.load()
         orientation = _orientation(image)
         if orientation in _SWAPS_AXES:
             width, height = height, width
-        small = _resized(to_rgb(image), mode, size)
+        small = _resized(to_rgb(image), box, target, resize)
         if orientation in _TURNS:
             small = small.transpose(_TURNS[orientation])
+        if resize.mode == "crop":  # after the turn, since an odd rest is not halved evenly
+            small = _middle(small, resize.size)
         return Pixels(np.asarray(small), width, height, media_type)
 
 
-def _draft(image: JpegImagePlugin.JpegImageFile, mode: Mode, size: int) -> None:
+def _draft(image: JpegImagePlugin.JpegImageFile, resize: Resize) -> Box:
     """Lets libjpeg decode at 1/2, 1/4 or 1/8, as long as that leaves at least twice the size that is wanted.
 
     At twice the size the resize still averages over pixels, and the result differs from a full decode by less than
-    one grey level on average.
+    one grey level on average. Returns where the picture lies: libjpeg fills up the last row and column.
     """
-    wanted = 2 * size
-    if mode == "square":
-        image.draft(None, (wanted, wanted))
+    width, height = image.size
+    wanted = 2 * resize.edge
+    if resize.mode != "max_edge":
+        drafted = image.draft(None, (wanted, wanted))
     else:
         scale = max(1, max(image.size) // wanted)
-        image.draft(None, (max(1, image.width // scale), max(1, image.height // scale)))
+        drafted = image.draft(None, (max(1, width // scale), max(1, height // scale)))
+    return drafted[1] if drafted else (0.0, 0.0, float(width), float(height))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -171,10 +202,35 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resized(image: Image.Image, mode: Mode, size: int) -> Image.Image:
-    if mode == "square":
-        target = (size, size)
-    else:
-        scale = min(1.0, size / max(image.size))
-        target = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image if image.size == target else image.resize(target, Image.Resampling.BICUBIC)
+def _target(width: int, height: int, resize: Resize) -> tuple[int, int]:
+    """Width and height that an image is resized to, before any crop."""
+    if resize.mode == "square":
+        return resize.size, resize.size
+    if resize.mode == "crop":
+        width, height = min(width, _LONGEST_STRIP * height), min(height, _LONGEST_STRIP * width)
+        edge, short = resize.edge, min(width, height)
+        return (edge, int(edge * height / short)) if width <= height else (int(edge * width / short), edge)
+    scale = min(1.0, resize.size / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _resized(image: Image.Image, box: Box, target: tuple[int, int], resize: Resize) -> Image.Image:
+    if resize.mode == "crop":
+        box = _shortened(box)
+    if image.size == target and box == (0.0, 0.0, float(image.width), float(image.height)):
+        return image
+    return image.resize(target, Image.Resampling[resize.resample.upper()], box)
+
+
+def _shortened(box: Box) -> Box:
+    """The middle of a strip, as `_target` counts with it; any other box as it is."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    over_x, over_y = max(0.0, width - _LONGEST_STRIP * height), max(0.0, height - _LONGEST_STRIP * width)
+    return left + over_x / 2, top + over_y / 2, right - over_x / 2, bottom - over_y / 2
+
+
+def _middle(image: Image.Image, size: int) -> Image.Image:
+    """The `size` x `size` pixels in the middle of an image; an odd rest leaves one more at the right and the bottom."""
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))

@@ -10,15 +10,18 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
 from pebble import ProcessExpired, ProcessPool
 
 from services.common import decode_worker
+from services.common.decode_worker import Resize
 from services.common.settings import Settings
 from warmer.errors import InvalidArgument, Unavailable, WarmerError
+
+__all__ = ["Decoded", "Decoder", "Resize"]
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -26,15 +29,6 @@ T = TypeVar("T")
 # A chunk is one task for a worker: large enough that the hand-over costs little, small enough that all get some.
 _CHUNK_ITEMS = 16
 _CHUNK_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Resize:
-    """How a decoded image is resized: `square` squashes it to `size` x `size` pixels (bicubic), `max_edge` keeps the
-    aspect and makes the longer edge at most `size` pixels, never larger than it is."""
-
-    mode: Literal["square", "max_edge"]
-    size: int
 
 
 @dataclass(frozen=True)
@@ -128,7 +122,7 @@ class Decoder:
 
     async def _decode_chunk(self, files: list[bytes], resize: Resize) -> list[Decoded | WarmerError]:
         try:
-            results = await self._call(decode_worker.decode_chunk, files, resize.mode, resize.size, self._max_pixels)
+            results = await self._call(decode_worker.decode_chunk, files, resize, self._max_pixels)
         except InvalidArgument as error:
             if len(files) == 1:
                 return [error]

@@ -23,12 +23,15 @@ from services.common.interceptors import ServerInterceptor
 from services.common.readiness import Readiness
 from services.common.settings import Settings
 from warmer import channel
-from warmer.errors import FailedPrecondition, WarmerError
+from warmer.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable, WarmerError
 
 _log = structlog.get_logger(__name__)
 
 # Linux allows 108 bytes with the final zero for the path of a unix socket, macOS 104.
 _SOCKET_PATH_BYTES = 103
+
+_PASSING = (Unavailable, DeadlineExceeded, ResourceExhausted)
+_RETRY_S, _MAX_RETRY_S = 1.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,45 @@ class ServiceHost:
     async def warm(self) -> None:
         """Warms the services one after the other, in the order of `add`; each is SERVING as soon as it can be.
 
-        One after the other, because loading competes for the same cores and imports are not safe in parallel.
+        One after the other, because loading competes for the same cores and imports are not safe in parallel. Raises
+        what a service raises.
         """
         for service in self._services:
-            await service.warm()
-            self._readiness.ready(service.names)
-            await self._health.set_serving(service.names, True)
+            await self._warm(service)
+        await self._all_serving()
+
+    async def warm_patiently(self) -> None:
+        """As `warm`, but a service that raises WarmerError stays NOT_SERVING and tells every caller why.
+
+        What may pass (a server that cannot be reached) is tried again, until this is cancelled. What will not (a
+        missing or damaged model) is left: ending the process would only hide the reason from whoever looks.
+        """
+        waiting, lost, wait_s = list(self._services), False, _RETRY_S
+        while waiting:
+            again = []
+            for service in waiting:
+                try:
+                    await self._warm(service)
+                except WarmerError as error:
+                    passing = isinstance(error, _PASSING)
+                    _log.error(f"not serving: {error}", services=service.names, reason=error.reason, retry=passing)
+                    self._readiness.failed(service.names, error)
+                    if passing:
+                        again.append(service)
+                    lost |= not passing
+            waiting = again
+            if waiting:
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _MAX_RETRY_S)
+        if not lost:
+            await self._all_serving()
+
+    async def _warm(self, service: Service) -> None:
+        await service.warm()
+        self._readiness.ready(service.names)
+        await self._health.set_serving(service.names, True)
+
+    async def _all_serving(self) -> None:
         await self._health.set_serving([""], True)
         _log.info("serving", services=[name for service in self._services for name in service.names])
 
@@ -187,8 +223,8 @@ class ServiceHost:
 async def serve(settings: Settings, name: str, port_or_address: str | int, build: Build) -> int:
     """Runs one service until SIGTERM or SIGINT; returns the exit code of the process.
 
-    0 after a signal, 1 when the service cannot be built, cannot listen or cannot load its model. A second signal ends
-    the drain at once.
+    0 after a signal, 1 when the service cannot be built or cannot listen. One that cannot load its model stays up and
+    NOT_SERVING; see `ServiceHost.warm_patiently`. A second signal ends the drain at once.
     """
     return await serve_all(settings, name, [str(port_or_address)], [build])
 
@@ -201,7 +237,7 @@ async def serve_all(settings: Settings, name: str, addresses: Sequence[str], bui
         for build in builds:
             host.add(await build(settings))
         await host.start(*(listen_address(settings, address) for address in addresses))
-        await _until(stop, host.warm())
+        await _until(stop, host.warm_patiently())
     except Exception as error:
         if isinstance(error, WarmerError):
             _log.error(f"{name} cannot start: {error}", reason=error.reason)

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.profiles import PRESETS, PROFILES
 from warmer.errors import InvalidArgument
 
 ENV_PREFIX = "WARMER_"
@@ -35,7 +36,13 @@ class Settings(BaseSettings):
     )
 
     # General
-    profile: Literal["compact"] = Field("compact", description="Which models the services load.")
+    profile: Literal["compact", "hub", "paper", "serve"] = Field(
+        "compact", description="Which models the services load; docs/models.md says what each is for."
+    )
+    preset: Literal["", "int4", "int8", "fp16"] = Field(
+        "",
+        description="Precision of captioner and rewriter: int4 and int8 for a GPU with 24 GB, fp16 for 48 GB.",
+    )
     threads: int = Field(
         default_factory=usable_cores,
         ge=1,
@@ -80,6 +87,33 @@ class Settings(BaseSettings):
         Path("~/.cache/warmer/models"), description="Folder of model files built at install; can be built again."
     )
 
+    # Models of all services but the compact ones
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="Where models compute: auto, cpu, cuda or cuda:N."
+    )
+    attention: Literal["auto", "flash", "sdpa", "eager"] = Field(
+        "auto", description="Attention kernels; auto takes flash-attn where package and GPU have it, else sdpa."
+    )
+    allow_hub: bool = Field(
+        False,
+        description="Whether a model that is no local folder may be downloaded from the Hugging Face hub at start.",
+    )
+    openai_api_key: SecretStr = Field(
+        SecretStr(""), description="Key for OpenAI-compatible servers; empty where they ask for none."
+    )
+    openai_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="Seconds that an OpenAI-compatible server may take to answer, retries included.",
+    )
+    openai_retries: int = Field(
+        2, ge=0, le=10, description="Times that a call to an OpenAI-compatible server is tried again."
+    )
+    openai_concurrency: int = Field(
+        16, ge=1, le=1024, description="Most calls to an OpenAI-compatible server at once; it batches them."
+    )
+
     # Image decoding
     max_image_bytes: int = Field(33_554_432, ge=1024, description="Largest image file, in bytes.")
     max_image_pixels: int = Field(
@@ -89,6 +123,28 @@ class Settings(BaseSettings):
     decode_timeout_s: float = Field(20.0, gt=0, le=600, description="Seconds that decoding one image may take.")
 
     # Embedder
+    embedder_backend: Literal["", "compact", "blip", "huggingface"] = Field(
+        "", description="What loads the embedding model; empty: as the profile says."
+    )
+    embedder_model: str = Field(
+        "", description="For huggingface: a CLIP, SigLIP or BLIP checkpoint: a folder, a fetched model, or a hub id."
+    )
+    blip_weights: str = Field(
+        "",
+        description="For blip: a .pth or .ckpt file of the original code, a checkpoint's folder, or a fetched model.",
+    )
+    blip_image_size: int = Field(
+        0, ge=0, le=1024, description="Edge of the images that BLIP reads, in pixels; 0: as its weights were trained."
+    )
+    blip_match_token: Literal["cls", "enc"] = Field(
+        "cls",
+        description="First token of the words that BLIP's matching head reads: cls as the original's blip_itm; "
+        "enc as its training, and its published figures.",
+    )
+    embedder_precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        "auto", description="Number format of blip and huggingface; auto: fp16 on a GPU, bf16 on a CPU that has it."
+    )
+    rerank_batch: int = Field(16, ge=1, le=256, description="Most image-text pairs that are re-ranked at once.")
     embed_text_batch: int = Field(32, ge=1, le=1024, description="Most texts embedded at once.")
     embed_image_batch: int = Field(16, ge=1, le=1024, description="Most images embedded at once.")
     embed_wait_s: float = Field(
@@ -104,7 +160,27 @@ class Settings(BaseSettings):
     preference_lapse: float = Field(0.1, ge=0, lt=1, description="Default share of choices taken to be made at random.")
 
     # Captioner
-    caption_batch: int = Field(16, ge=1, le=256, description="Most images captioned at once.")
+    captioner_backend: Literal["", "compact", "transformers", "openai"] = Field(
+        "", description="What runs the captioning model; empty: as the profile says."
+    )
+    captioner_model: str = Field(
+        "",
+        description="LLaVA-NeXT or another image-text-to-text model: a folder, a fetched model, a hub or served name.",
+    )
+    captioner_precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "nf4"] = Field(
+        "auto",
+        description="Number format for transformers; auto: the preset's, else fp16 on a GPU, bf16 or fp32 on a CPU.",
+    )
+    captioner_prompt: str = Field(
+        "", description="Prompt of captioning: a name of services/captioner/prompts; empty: as the profile says."
+    )
+    captioner_max_new_tokens: int = Field(
+        60, ge=1, le=1024, description="Most tokens of a caption; the compact captioner has a limit of its own."
+    )
+    captioner_openai_url: str = Field(
+        "", description="Base URL of the OpenAI-compatible server that captions, such as http://vllm:8000/v1."
+    )
+    caption_batch: int = Field(16, ge=1, le=256, description="Most images captioned at once; presets lower it.")
     caption_wait_s: float = Field(0.005, ge=0, le=1, description="Seconds that an image waits for others to join it.")
     caption_queue: int = Field(256, ge=1, description="Most images waiting for a caption; more are RESOURCE_EXHAUSTED.")
     caption_beams: int = Field(5, ge=1, le=16, description="Width of the captioner's beam search.")
@@ -113,8 +189,28 @@ class Settings(BaseSettings):
     )
 
     # Rewriter
-    rewriter_mode: Literal["join", "model"] = Field(
-        "join", description="Joins query, captions and comment, or asks the language model to merge them."
+    rewriter_backend: Literal["", "compact", "transformers", "openai"] = Field(
+        "", description="What runs the language model; empty: as the profile says."
+    )
+    rewriter_model: str = Field(
+        "", description="Llama or another chat model: a folder, a GGUF file, a fetched model, a hub or served name."
+    )
+    rewriter_precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "nf4"] = Field(
+        "auto",
+        description="Number format for transformers; auto: the preset's, else fp16 on a GPU, bf16 or fp32 on a CPU.",
+    )
+    rewriter_prompt: str = Field(
+        "", description="Prompt of rewriting: a name of services/rewriter/prompts; empty: as the profile says."
+    )
+    rewriter_openai_url: str = Field(
+        "", description="Base URL of the OpenAI-compatible server that rewrites, such as http://vllm:8000/v1."
+    )
+    rewriter_batch: int = Field(8, ge=1, le=256, description="Most rewrites that the language model writes at once.")
+    rewriter_wait_s: float = Field(0.005, ge=0, le=1, description="Seconds that a rewrite waits for others to join it.")
+    rewriter_mode: Literal["auto", "join", "model"] = Field(
+        "auto",
+        description="Joins query, captions and comment, or asks the language model to merge them; "
+        "auto: joins on compact, where the model was not shown to help.",
     )
     rewriter_max_new_tokens: int = Field(40, ge=1, le=512, description="Most tokens that the rewriter writes.")
     rewriter_max_words: int = Field(60, ge=1, le=512, description="Most words of a rewrite; its guard rejects more.")
@@ -147,18 +243,44 @@ class Settings(BaseSettings):
         return path.expanduser()
 
     @model_validator(mode="after")
+    def _fill_from_profile(self) -> Self:
+        choice = PROFILES[self.profile]
+        for name in (
+            "embedder_backend",
+            "captioner_backend",
+            "rewriter_backend",
+            "captioner_prompt",
+            "rewriter_prompt",
+        ):
+            if not getattr(self, name):
+                self._fill(name, getattr(choice, name))
+        if self.rewriter_mode == "auto":
+            self._fill("rewriter_mode", "join" if self.rewriter_backend == "compact" else "model")
+        if self.preset:
+            for name in ("captioner_precision", "rewriter_precision"):
+                if getattr(self, name) == "auto":
+                    self._fill(name, PRESETS[self.preset].precision)
+            if "caption_batch" not in self.model_fields_set:
+                self._fill("caption_batch", PRESETS[self.preset].caption_batch)
+        return self
+
+    @model_validator(mode="after")
     def _fill_targets(self) -> Self:
         for name in ("orchestrator", "embedder", "captioner", "rewriter"):
             if not getattr(self, f"{name}_target"):
-                setattr(self, f"{name}_target", f"localhost:{getattr(self, f'{name}_port')}")
+                self._fill(f"{name}_target", f"localhost:{getattr(self, f'{name}_port')}")
         return self
+
+    def _fill(self, name: str, value: Any) -> None:
+        """Sets what follows from other settings; it does not count as set, so that a copy works it out anew."""
+        self.__dict__[name] = value
 
     def with_changes(self, **changes: Any) -> "Settings":
         """A copy with other values, for tests and the local stack.
 
         Raises InvalidArgument with reason BAD_SETTING, as `load_settings`.
         """
-        return load_settings(**{**self.model_dump(), **changes})
+        return load_settings(**{**self.model_dump(include=self.model_fields_set), **changes})
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -197,7 +197,7 @@ class Adding:
                     outcomes[offset] = outcome
                     continue
                 # It was there when we looked and is not any more: now it is decoded and embedded after all.
-                again = await self._preparer.embed(Incoming(offset, add.image_id, add.content, add.source), add)
+                again = await self._preparer.embed(offset, add)
                 if again.add is not None:
                     waiting.appendleft((offset, again.add))
                 elif again.error is not None:

@@ -1,13 +1,16 @@
-"""The encoder behind two queues: texts and images are embedded in batches, on threads, and never wait for each other.
+"""The encoder behind its queues: texts and images are embedded in batches, on threads, and never wait for each other.
 
 A search embeds its text while an indexing run keeps the image queue full; images that a person searches with go before
-those that are indexed.
+those that are indexed. Pairs to re-rank have a queue of their own, which no other search waits behind.
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,7 +18,11 @@ from services.common.batcher import Batcher
 from services.common.decoding import Decoded, Decoder
 from services.common.settings import Settings
 from services.embedder.encoders.base import Encoder
+from services.embedder.encoders.matching import matcher_of
 from warmer.errors import Internal, ResourceExhausted, WarmerError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 _CACHED_TEXTS = 2048
 _TEXTS_AT_ONCE = 64
@@ -36,6 +43,7 @@ class Embedding:
         self.encoder = encoder
         self._decoder = decoder
         self._cache: OrderedDict[str, TextVector] = OrderedDict()
+        self._matcher = matcher_of(encoder)
         # Texts do not wait for company: a batch forms by itself while the one before it runs.
         self._texts = Batcher(
             self._run_texts,
@@ -51,6 +59,18 @@ class Embedding:
             max_wait_s=settings.embed_wait_s,
             max_queue=settings.embed_queue,
         )
+        self._pairs = Batcher(
+            self._run_pairs,
+            name="matching-head",
+            max_batch=settings.rerank_batch,
+            max_wait_s=0.0,
+            max_queue=settings.embed_queue,
+        )
+
+    @property
+    def can_match(self) -> bool:
+        """Whether the model has a matching head."""
+        return self._matcher is not None
 
     async def warm(self) -> None:
         """Embeds one text and one image, so that the first search does not pay for what runtimes do once."""
@@ -61,6 +81,7 @@ class Embedding:
         """Fails what waits and ends the threads."""
         await self._texts.close(drain=False)
         await self._images.close(drain=False)
+        await self._pairs.close(drain=False)
 
     async def text(self, text: str, *, urgent: bool = True) -> TextVector:
         """Embeds a text. Raises ResourceExhausted (QUEUE_FULL) and Internal (MODEL_FAILED)."""
@@ -99,16 +120,12 @@ class Embedding:
 
     async def pixels(self, pixels: Sequence[np.ndarray]) -> list[np.ndarray | WarmerError]:
         """Embeds decoded images, waiting while the queue is full: (D,) or an error each."""
-        return list(await asyncio.gather(*map(self._patiently, pixels)))
+        return await _patiently(self._images, pixels)
 
-    async def _patiently(self, pixels: np.ndarray) -> np.ndarray | WarmerError:
-        while True:
-            try:
-                return await self._images.submit(pixels)
-            except ResourceExhausted as error:
-                await asyncio.sleep(error.retry_after_s or 0.1)
-            except WarmerError as error:
-                return error
+    async def matches(self, text: str, pixels: Sequence[np.ndarray]) -> list[float | WarmerError]:
+        """How well decoded images match a text, waiting while the queue is full: a logit or an error each. Only where
+        `can_match`."""
+        return await _patiently(self._pairs, [(text, image) for image in pixels])
 
     def _run_texts(self, texts: list[str]) -> list[TextVector | WarmerError]:
         embedded = self.encoder.embed_texts(texts)
@@ -121,6 +138,18 @@ class Embedding:
     def _run_images(self, pixels: list[np.ndarray]) -> list[np.ndarray | WarmerError]:
         return self._checked(self.encoder.embed_images(pixels))
 
+    def _run_pairs(self, pairs: list[tuple[str, np.ndarray]]) -> list[float | WarmerError]:
+        """Pairs of several searches may be in one batch; those of one text run together."""
+        if self._matcher is None:
+            raise ValueError(f"{self.encoder.id} has no matching head")
+        logits: list[float] = []
+        for text, group in groupby(pairs, key=lambda pair: pair[0]):
+            logits += self._matcher.match(text, [pixels for _, pixels in group]).tolist()
+        return [
+            logit if math.isfinite(logit) else Internal(f"{self.encoder.id} gave no number", reason="MODEL_FAILED")
+            for logit in logits
+        ]
+
     def _checked(self, vectors: np.ndarray) -> list[np.ndarray | WarmerError]:
         """The rows of (N, D), or an error for those that are no unit vectors: they would spoil every search after."""
         if vectors.ndim != 2 or vectors.shape[1] != self.encoder.dimensions:
@@ -131,3 +160,18 @@ class Embedding:
             row.copy() if fine else Internal(f"{self.encoder.id} gave no unit vector", reason="MODEL_FAILED")
             for row, fine in zip(rows, good.tolist(), strict=True)
         ]
+
+
+async def _patiently(batcher: Batcher[In, Out], items: Sequence[In]) -> list[Out | WarmerError]:
+    """The result of each item, or its error; a full queue is waited for."""
+
+    async def one(item: In) -> Out | WarmerError:
+        while True:
+            try:
+                return await batcher.submit(item)
+            except ResourceExhausted as error:
+                await asyncio.sleep(error.retry_after_s or 0.1)
+            except WarmerError as error:
+                return error
+
+    return list(await asyncio.gather(*map(one, items)))

@@ -38,4 +38,4 @@ async def _items(
 
 
 def _incoming(item: embedder_pb2.AddImagesItem) -> Incoming:
-    return Incoming(item.offset, item.image_id, item.content, item.source)
+    return Incoming(item.offset, item.image_id, item.content, item.source, item.vector, item.vector_model)

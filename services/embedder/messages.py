@@ -1,5 +1,6 @@
 """Turns what the embedder knows into messages. Nothing here decides anything."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from services.common.failures import bounded
 from services.embedder.adding import Progress, Result
 from services.embedder.collections.collection import Collection
 from services.embedder.collections.model import ImageInfo, Outcome
+from services.embedder.encoders import Encoder
+from services.embedder.encoders.matching import matcher_of
 from services.embedder.scoring import Found, Ranks
 from warmer.errors import WarmerError, to_status
 from warmer.names import image_name
@@ -21,6 +24,19 @@ _OUTCOMES = {
     Outcome.REPLACED: embedder_pb2.AddImagesResult.OUTCOME_REPLACED,
     Outcome.UNCHANGED: embedder_pb2.AddImagesResult.OUTCOME_UNCHANGED,
 }
+
+
+def model_message(encoder: Encoder) -> common_pb2.Model:
+    """The model that an encoder runs; precision and device where it knows them."""
+    return common_pb2.Model(
+        id=encoder.id,
+        backend=encoder.backend,
+        dimensions=encoder.dimensions,
+        max_tokens=encoder.max_tokens,
+        precision=str(getattr(encoder, "precision", "")),
+        device=str(getattr(encoder, "device", "")),
+        can_rerank=matcher_of(encoder) is not None,
+    )
 
 
 def collection_message(collection: Collection) -> embedder_pb2.Collection:
@@ -39,6 +55,10 @@ def collection_message(collection: Collection) -> embedder_pb2.Collection:
         create_time=_timestamp(info.create_us),
         update_time=_timestamp(info.update_us),
         description=info.description,
+        vector_sets=[
+            embedder_pb2.VectorSet(model=kept.model, dimensions=kept.dimensions, image_count=kept.image_count)
+            for kept in info.vector_sets
+        ],
     )
 
 
@@ -98,6 +118,10 @@ def search_message(
         common_pb2.Hit(image_id=id, score=score, similarity=similarity, sha256=hashes[64 * i : 64 * i + 64])
         for i, (id, score, similarity) in enumerate(rows)
     ]
+    if found.matches is not None:
+        for hit, match in zip(hits, found.matches.tolist(), strict=True):
+            if not math.isnan(match):
+                hit.match = match
     return embedder_pb2.SearchResponse(
         hits=hits, revision=found.revision, truncations=truncations, timings=[_timing(*timing) for timing in timings]
     )

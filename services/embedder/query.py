@@ -7,6 +7,7 @@ import numpy as np
 
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 10_000
+MAX_RERANK = 1000
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Marks:
 
 @dataclass(frozen=True)
 class Query:
-    """A search. `prior_temperature` is tau_q; temperatures are the server's default where the caller set none."""
+    """A search. `prior_temperature` is tau_q; temperatures are the server's default where the caller set none.
+    `rerank_count` of the best hits are re-ranked by the matching head; 0 for none."""
 
     collection_id: str
     terms: list[Term]
@@ -44,3 +46,11 @@ class Query:
     min_similarity: float | None = None
     min_revision: int = 0
     top_k: int = DEFAULT_TOP_K
+    rerank_count: int = 0
+
+    @property
+    def rerank_text(self) -> str:
+        """The words that hits are re-ranked by: those of the text term with the greatest weight, or the first of those.
+        Empty without a text term of positive weight: what pushes away is not what an image should match."""
+        texts = [term for term in self.terms if term.kind == "text" and term.weight > 0]
+        return max(texts, key=lambda term: term.weight).text if texts else ""

@@ -24,13 +24,15 @@ _RETRY_S = 0.5
 
 @dataclass(frozen=True)
 class Found:
-    """Hits, best first: K image ids, `scores` and `similarities` (K,), `hashes` (K, 32) SHA-256 of the contents."""
+    """Hits, best first: K image ids, `scores` and `similarities` (K,), `hashes` (K, 32) SHA-256 of the contents.
+    `matches` (K,) holds the matching head's logits, NaN for hits without one; None where nothing was re-ranked."""
 
     ids: list[str]
     scores: Floats
     similarities: Floats
     hashes: NDArray[np.uint8]
     revision: int
+    matches: Floats | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from services.embedder.collections.collection import Collection
 from services.embedder.embedding import Embedding
 from services.embedder.index.base import Index
 from services.embedder.query import Query, Term
+from services.embedder.reranking import Reranker
 from services.embedder.scoring import Found, Ranks, check_length
 from warmer.errors import InvalidArgument, WarmerError
 
@@ -30,24 +31,35 @@ class Used:
 
 
 class Searcher:
-    """Runs searches. Each computes on one thread of `executor`, so as many run at once as that has."""
+    """Runs searches. Each computes on one thread of `executor`, so as many run at once as that has. Images that are
+    re-ranked are read on threads of `storage`."""
 
-    def __init__(self, embedding: Embedding, executor: Executor) -> None:
+    def __init__(self, embedding: Embedding, executor: Executor, storage: Executor) -> None:
         self._embedding = embedding
         self._executor = executor
+        self._storage = storage
 
     async def search(self, collection: Collection, query: Query) -> tuple[Found, Used]:
-        """The best images. Raises what `scoring.search`, the encoder and the decoder raise, and MODEL_MISMATCH."""
+        """The best images. Raises what `scoring.search`, the encoder and the decoder raise, MODEL_MISMATCH, and
+        NO_RERANKING where the query asks for it and the model cannot."""
         index = await self._index(collection)
+        reranker = Reranker(collection, self._embedding, self._storage) if query.rerank_count else None
+        if reranker is not None:
+            reranker.check()
         timings = Timings()
         with timings.stage("embed"):
             vectors, tokens = await self._embed(query.terms, collection.info.dimensions)
         with timings.stage("score"):
-            found = await self._on_thread(partial(scoring.search, index, query, vectors))
+            wide = replace(query, top_k=max(query.top_k, query.rerank_count))
+            found = await self._on_thread(partial(scoring.search, index, wide, vectors))
+        if reranker is not None:
+            with timings.stage("rerank"):
+                found = await reranker.rerank(found, query)
         return found, Used(tokens, timings.stages)
 
     async def rank(self, collection: Collection, query: Query, ids: Sequence[str], *, excluding: bool) -> Ranks:
-        """The exact ranks of images under a search. Raises as `search`."""
+        """The exact ranks of images under a search, by their scores alone. `rerank_count` is not heeded: for one rank
+        every image would have to be matched. Raises as `search`."""
         index = await self._index(collection)
         vectors, _ = await self._embed(query.terms, collection.info.dimensions)
         return await self._on_thread(partial(scoring.rank, index, query, vectors, ids, excluding=excluding))

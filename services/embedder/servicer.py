@@ -12,12 +12,12 @@ from google.protobuf.empty_pb2 import Empty
 
 from services.common.decoding import Decoder
 from services.common.settings import Settings
-from services.embedder import messages
+from services.embedder import keeping, messages
 from services.embedder.adding import Adding
 from services.embedder.budget import Budget
 from services.embedder.collections.catalog import Catalog
 from services.embedder.collections.collection import Collection
-from services.embedder.collections.model import Outcome, Remove
+from services.embedder.collections.model import ForgetVectors, Outcome, Remove
 from services.embedder.embedding import Embedding
 from services.embedder.incoming import opened
 from services.embedder.paging import id_before, page_size, token_after
@@ -70,17 +70,14 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
 
     @property
     def _searcher(self) -> Searcher:
-        return Searcher(self._embedding, self._search_threads)
+        return Searcher(self._embedding, self._search_threads, self._storage)
 
     async def _blocking(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._storage, function, *args)
 
     async def GetModel(self, _request: common_pb2.GetModelRequest, _context: Context) -> common_pb2.Model:
         """The embedding model that this server runs."""
-        encoder = self._embedding.encoder
-        return common_pb2.Model(
-            id=encoder.id, backend=encoder.backend, dimensions=encoder.dimensions, max_tokens=encoder.max_tokens
-        )
+        return messages.model_message(self._embedding.encoder)
 
     async def CreateCollection(
         self, request: embedder_pb2.CreateCollectionRequest, _context: Context
@@ -151,11 +148,11 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
     async def ListImages(
         self, request: embedder_pb2.ListImagesRequest, _context: Context
     ) -> embedder_pb2.ListImagesResponse:
-        """Metadata of all images of a collection, by id, in pages."""
+        """Metadata of all images of a collection, or of those that lack something, by id, in pages."""
         collection = self._collection(request.collection)
         size = page_size(request.page_size)
         after = id_before(request.page_token, collection.name)
-        images = await self._blocking(collection.images_after, after, size + 1)
+        images = await self._blocking(collection.images_after, after, size + 1, keeping.without_of(request))
         return embedder_pb2.ListImagesResponse(
             images=[messages.image_message(collection.info.id, image) for image in images[:size]],
             next_page_token=token_after(collection.name, images[size - 1].image_id) if len(images) > size else "",
@@ -174,6 +171,43 @@ class EmbedderServicer(embedder_pb2_grpc.EmbedderServiceServicer):
         for start in range(0, len(content), size):
             part = content[start : start + size]
             yield embedder_pb2.GetImageContentResponse(media_type="" if start else media_type, chunk=part)
+
+    async def PutCaptions(
+        self, request: embedder_pb2.PutCaptionsRequest, _context: Context
+    ) -> embedder_pb2.PutCaptionsResponse:
+        """Keeps captions of images, made ahead of time."""
+        collection = self._collection(request.collection)
+        captions = keeping.captions_of(request)
+        return keeping.put_captions_message(captions, await asyncio.wrap_future(collection.write(captions)))
+
+    async def GetCaptions(
+        self, request: embedder_pb2.GetCaptionsRequest, _context: Context
+    ) -> embedder_pb2.GetCaptionsResponse:
+        """The kept captions of given images."""
+        collection = self._collection(request.collection)
+        ids = keeping.caption_ids_of(request)
+        kept = await self._blocking(collection.captions, ids, request.model, request.prompt_version)
+        return keeping.captions_message(kept)
+
+    async def PutVectors(
+        self, request: embedder_pb2.PutVectorsRequest, _context: Context
+    ) -> embedder_pb2.PutVectorsResponse:
+        """Keeps vectors that another model made, and takes them over when they are complete and this server's."""
+        collection = self._collection(request.collection)
+        vectors = keeping.vectors_of(request)
+        written = await asyncio.wrap_future(collection.write(vectors))
+        if not collection.matches:
+            await asyncio.wrap_future(collection.adopt())
+        return keeping.put_vectors_message(request.model, vectors, written, collection.info)
+
+    async def DeleteVectors(self, request: embedder_pb2.DeleteVectorsRequest, _context: Context) -> Empty:
+        """Forgets the kept vectors of one model."""
+        collection = self._collection(request.collection)
+        forget = ForgetVectors(keeping.check_model_id(request.model, "model"))
+        error = keeping.not_forgotten(forget, await asyncio.wrap_future(collection.write([forget])))
+        if error is not None:
+            raise error
+        return Empty()
 
     async def EmbedText(
         self, request: embedder_pb2.EmbedTextRequest, _context: Context

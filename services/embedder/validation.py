@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.common.settings import Settings
-from services.embedder.query import DEFAULT_TOP_K, MAX_TOP_K, Marks, Query, Term
+from services.embedder.query import DEFAULT_TOP_K, MAX_RERANK, MAX_TOP_K, Marks, Query, Term
 from warmer.errors import InvalidArgument
 from warmer.names import collection_id
 from warmer.v1 import common_pb2
@@ -34,7 +34,7 @@ def query_of(spec: common_pb2.SearchSpec, settings: Settings) -> Query:
     displayed = sum(len(m.relevant) + len(m.irrelevant) + len(m.unmarked) for m in marks)
     if displayed > MAX_DISPLAYED:
         raise too_many(displayed, "displayed images", MAX_DISPLAYED, "search.preferences")
-    return Query(
+    query = Query(
         collection_id=collection_id(spec.collection),
         terms=[_term(term, index) for index, term in enumerate(spec.terms)],
         marks=marks,
@@ -43,7 +43,10 @@ def query_of(spec: common_pb2.SearchSpec, settings: Settings) -> Query:
         min_similarity=least,
         min_revision=spec.min_revision,
         top_k=spec.top_k or DEFAULT_TOP_K,
+        rerank_count=spec.rerank_count,
     )
+    _check_reranking(query)
+    return query
 
 
 def check_text(text: str, field: str) -> str:
@@ -69,6 +72,22 @@ def too_many(count: int, what: str, most: int, field: str) -> InvalidArgument:
 def bad(reason: str, message: str, field: str, hint: str) -> InvalidArgument:
     """An InvalidArgument with everything that it should say."""
     return InvalidArgument(message, reason=reason, field=field, hint=hint)
+
+
+def _check_reranking(query: Query) -> None:
+    field = "search.rerank_count"
+    if query.rerank_count > MAX_RERANK:
+        message = f"rerank_count is {query.rerank_count:,}"
+        raise bad(
+            "BAD_RERANK_COUNT", message, field, f"ask for at most {MAX_RERANK:,} hits to be re-ranked; 0 for none"
+        )
+    if query.rerank_count and not query.rerank_text:
+        raise bad(
+            "NO_RERANK_TEXT",
+            "hits are to be re-ranked, but the search has no text term of positive weight to match them with",
+            field,
+            "add a text term, or leave rerank_count away",
+        )
 
 
 def _term(term: common_pb2.QueryTerm, index: int) -> Term:

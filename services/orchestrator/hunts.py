@@ -158,11 +158,13 @@ class Hunts:
         collection_id(session.collection)
         collection = await self._embedder.collection(session.collection)
         if collection.state == embedder_pb2.Collection.STATE_MODEL_MISMATCH:
+            model = await self._embedder.model()
             raise FailedPrecondition(
-                f"{session.collection} was embedded by another model than the embedder runs",
+                f"{session.collection} was embedded by {collection.model}, the embedder runs {model}",
                 reason="MODEL_MISMATCH",
                 resource=session.collection,
-                hint="Start the embedder with the collection's model, or index the images again.",
+                hint="Start the embedder with the collection's model, or run `warmer collections reembed`.",
+                metadata={"collection_model": collection.model, "server_model": model},
             )
         return _Seed({**self._fields(session), **_first(session.collection, "")}, [], {})
 

@@ -26,7 +26,7 @@ _CHAT_TOKEN = re.compile(r"<\|[^|<>]{0,40}\|>|</?s>|\[/?INST\]|<<?/?SYS>>?", re.
 _PREFIX = re.compile(
     r"^(?:(?:sure|certainly|of course|okay|ok)[,!.:]?\s+)?"
     r"(?:(?:here(?:'s| is)|this is)\s+)?(?:(?:the|my|a|your)\s+)?"
-    r"(?:(?:new|merged|rewritten|revised|better|final|search|updated|combined|one)\s+)*"
+    r"(?:(?:new|next|merged|rewritten|revised|better|final|search|updated|combined|one)\s+)*"
     r"(?:query|search|rewrite|answer|output|result|response|sentence)\s*(?:is|would be)?\s*[:=]\s*",
     re.IGNORECASE,
 )

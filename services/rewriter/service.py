@@ -14,8 +14,6 @@ from services.rewriter.prompts import load_prompt
 from services.rewriter.servicer import RewriterServicer
 from warmer.v1 import rewriter_pb2, rewriter_pb2_grpc
 
-PROMPT = "compact.v1"
-
 _log = structlog.get_logger(__name__)
 
 LoadModel = Callable[[Settings], LanguageModel]
@@ -34,7 +32,8 @@ async def build(settings: Settings, load: LoadModel = load_language_model) -> Se
             return
         merger = await asyncio.to_thread(_load, settings, load)
         servicer.attach(merger)
-        _log.info("rewriter is warm", model=merger.model.id, prompt=merger.prompt.version)
+        model = merger.model
+        _log.info("rewriter is warm", model=model.id, device=model.device, prompt=merger.prompt.version)
 
     return Service(
         registrations=[register],
@@ -45,6 +44,11 @@ async def build(settings: Settings, load: LoadModel = load_language_model) -> Se
 
 
 def _load(settings: Settings, load: LoadModel) -> Merger:
-    merger = Merger(load(settings), load_prompt(PROMPT), settings.rewriter_max_new_tokens, settings.rewriter_max_words)
-    merger.warm()
+    prompt = load_prompt(settings.rewriter_prompt)  # before the model, which may take minutes
+    merger = Merger(load(settings), prompt, settings.rewriter_max_new_tokens, settings.rewriter_max_words)
+    try:
+        merger.warm()
+    except BaseException:
+        merger.close()  # what may pass is tried again, with a new one
+        raise
     return merger

@@ -1,15 +1,17 @@
-"""The rewriter's gRPC side: checks requests, queues them for the model, streams its words, then sends one rewrite."""
+"""The rewriter's gRPC side: checks requests, hands them to the model in batches, streams its words, sends one rewrite.
+
+Calls that come close together share a batch; each streams, fails and is cancelled by itself.
+"""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from services.common.batcher import Batcher
 from services.common.settings import Settings
 from services.rewriter.guard import Rejection
-from services.rewriter.merging import Merged, Merger, Texts
+from services.rewriter.merging import Job, Merged, Merger, Texts
 from warmer.errors import InvalidArgument, WarmerError
 from warmer.v1 import common_pb2, rewriter_pb2_grpc
 from warmer.v1 import rewriter_pb2 as pb
@@ -31,34 +33,31 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One rewrite on its way through the worker thread."""
-
-    texts: Texts
-    on_text: Callable[[str], None]
-    stop: threading.Event = field(default_factory=threading.Event)
-
-
 class RewriterServicer(rewriter_pb2_grpc.RewriterServiceServicer):
-    """Rewrites one query after the other on a worker thread; a bounded number wait. Without a Merger it joins."""
+    """Rewrites queries in batches on a worker thread; a bounded number wait. Without a Merger it joins."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._merger: Merger | None = None
-        self._batcher: Batcher[_Job, Merged] | None = None
+        self._batcher: Batcher[Job, Merged] | None = None
 
     def attach(self, merger: Merger) -> None:
         """From now on the model of `merger` is asked."""
         self._merger = merger
         self._batcher = Batcher(
-            self._run, name="rewriter", max_batch=1, max_wait_s=0.0, max_queue=self._settings.rewriter_queue
+            self._run,
+            name="rewriter",
+            max_batch=self._settings.rewriter_batch,
+            max_wait_s=self._settings.rewriter_wait_s,
+            max_queue=self._settings.rewriter_queue,
         )
 
     async def close(self) -> None:
-        """Fails what waits and lets the worker thread end."""
+        """Fails what waits, lets the worker thread end, and closes the model's connections, if it has any."""
         if self._batcher is not None:
             await self._batcher.close(drain=False)
+        if self._merger is not None:
+            await asyncio.to_thread(self._merger.close)
 
     async def GetModel(self, _request: common_pb2.GetModelRequest, _context: Context) -> common_pb2.Model:
         """The language model, or the plain join's name where no model is asked."""
@@ -70,17 +69,22 @@ class RewriterServicer(rewriter_pb2_grpc.RewriterServiceServicer):
             backend=model.backend,
             prompt_version=self._merger.prompt.version,
             max_tokens=model.max_tokens,
+            precision=model.precision,
+            device=model.device,
         )
 
     async def Rewrite(self, request: pb.RewriteRequest, _context: Context) -> AsyncIterator[pb.RewriteResponse]:
-        """See the proto. Raises InvalidArgument, and ResourceExhausted (QUEUE_FULL) when too many wait."""
+        """See the proto. Raises InvalidArgument, ResourceExhausted (QUEUE_FULL) when too many wait, and what the model
+        says of this request, such as FailedPrecondition (PROMPT_TOO_LONG).
+        """
         texts = texts_of(request)
         if self._merger is None or self._batcher is None:
             yield pb.RewriteResponse(rewrite=_joined(texts))
             return
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        job = _Job(texts, lambda text: _hand_over(loop, pieces, text))
+        gone = threading.Event()
+        job = Job(texts, lambda text: _hand_over(loop, pieces, text), gone.is_set)
         task = asyncio.create_task(self._batcher.submit(job))
         task.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
@@ -88,13 +92,13 @@ class RewriterServicer(rewriter_pb2_grpc.RewriterServiceServicer):
                 yield pb.RewriteResponse(text_delta=piece)
             yield pb.RewriteResponse(rewrite=self._rewrite(await task))
         finally:
-            job.stop.set()  # the caller may have gone while the model writes
+            gone.set()  # the caller may have gone while the model writes
             task.cancel()
 
-    def _run(self, jobs: list[_Job]) -> list[Merged | WarmerError]:
+    def _run(self, jobs: list[Job]) -> Sequence[Merged | WarmerError]:
         """Runs on the worker thread."""
         assert self._merger is not None
-        return [self._merger.merge(job.texts, job.on_text, job.stop.is_set) for job in jobs]
+        return self._merger.merge_all(jobs)
 
     def _rewrite(self, merged: Merged) -> pb.Rewrite:
         assert self._merger is not None

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 
-from warmer import _requests
+from warmer import _kept_requests, _requests
 from warmer._aio.adding import add_images
 from warmer._aio.calls import call, pages, stream
 from warmer._folder import FolderTally, scan_folder
@@ -18,7 +18,11 @@ from warmer.types import (
     FolderProgress,
     FolderReport,
     Image,
+    ImageCaption,
+    ImageVector,
     NewImage,
+    PutCaptionsResult,
+    PutVectorsResult,
     RemoveResult,
 )
 from warmer.v1 import embedder_pb2, embedder_pb2_grpc
@@ -74,13 +78,22 @@ class Collections:
         """Removes images; ids that are not there are named in the result and are no error."""
         return RemoveResult.from_proto(await call(self._stub.RemoveImages, _requests.remove_images(id, image_ids)))
 
-    async def images(self, id: str) -> AsyncIterator[Image]:
-        """Metadata of all images, by id; pages are fetched as they are needed."""
-        name = collection_name(id)
+    async def images(
+        self,
+        id: str,
+        *,
+        without_captions_of: str = "",
+        without_captions_prompt_version: str = "",
+        without_vectors_of: str = "",
+        page_size: int = _requests.PAGE_SIZE,
+    ) -> AsyncIterator[Image]:
+        """Metadata of all images, or of those that lack something, by id; pages are fetched as they are needed."""
+        request = _kept_requests.list_images(
+            id, page_size, without_captions_of, without_captions_prompt_version, without_vectors_of
+        )
 
         async def fetch(token: str) -> embedder_pb2.ListImagesResponse:
-            request = embedder_pb2.ListImagesRequest(collection=name, page_size=_requests.PAGE_SIZE, page_token=token)
-            return await call(self._stub.ListImages, request)
+            return await call(self._stub.ListImages, _kept_requests.page_of(request, token))
 
         async for page in pages(fetch):
             for message in page.images:
@@ -101,6 +114,31 @@ class Collections:
         async with aclosing(stream(self._stub.GetImageContent, request)) as messages:
             async for message in messages:
                 yield message.chunk
+
+    async def put_captions(self, id: str, captions: Iterable[ImageCaption]) -> PutCaptionsResult:
+        """Keeps captions in the collection, so that no round has to wait for them. Sent in batches."""
+        requests = _kept_requests.put_captions(id, captions)
+        responses = [await call(self._stub.PutCaptions, request) for request in requests]
+        return _kept_requests.put_captions_result(responses)
+
+    async def captions(
+        self, id: str, image_ids: str | Iterable[str], *, model: str = "", prompt_version: str = ""
+    ) -> tuple[ImageCaption, ...]:
+        """The kept captions of images, in the order asked for; images without one are left out."""
+        requests = _kept_requests.get_captions(id, image_ids, model, prompt_version)
+        responses = [await call(self._stub.GetCaptions, request) for request in requests]
+        return tuple(ImageCaption.from_proto(kept) for response in responses for kept in response.captions)
+
+    async def put_vectors(self, id: str, model: str, vectors: Iterable[ImageVector] = ()) -> PutVectorsResult:
+        """Keeps vectors that another model made, until there is one for every image. Sent in batches."""
+        requests = _kept_requests.put_vectors(id, model, vectors)
+        responses = [await call(self._stub.PutVectors, request) for request in requests]
+        return _kept_requests.put_vectors_result(responses)
+
+    async def delete_vectors(self, id: str, model: str) -> None:
+        """Forgets the kept vectors of a model. Raises NotFound, FailedPrecondition (``VECTORS_IN_USE``)."""
+        request = embedder_pb2.DeleteVectorsRequest(collection=collection_name(id), model=model)
+        await call(self._stub.DeleteVectors, request)
 
     async def _collections_page(self, token: str) -> embedder_pb2.ListCollectionsResponse:
         request = embedder_pb2.ListCollectionsRequest(page_size=_requests.PAGE_SIZE, page_token=token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from warmer import _requests
+from warmer import _kept_requests, _requests
 from warmer._folder import FolderTally, scan_folder
 from warmer._sync.adding import add_images
 from warmer._sync.calls import call, pages, stream
@@ -16,7 +16,11 @@ from warmer.types import (
     FolderProgress,
     FolderReport,
     Image,
+    ImageCaption,
+    ImageVector,
     NewImage,
+    PutCaptionsResult,
+    PutVectorsResult,
     RemoveResult,
 )
 from warmer.v1 import embedder_pb2, embedder_pb2_grpc
@@ -104,13 +108,30 @@ class Collections:
         """Removes images; ids that are not there are named in the result and are no error."""
         return RemoveResult.from_proto(call(self._stub.RemoveImages, _requests.remove_images(id, image_ids)))
 
-    def images(self, id: str) -> Iterator[Image]:
-        """Metadata of all images, by id; pages are fetched as they are needed."""
-        name = collection_name(id)
+    def images(
+        self,
+        id: str,
+        *,
+        without_captions_of: str = "",
+        without_captions_prompt_version: str = "",
+        without_vectors_of: str = "",
+        page_size: int = _requests.PAGE_SIZE,
+    ) -> Iterator[Image]:
+        """Metadata of all images, or of those that lack something, by id; pages are fetched as they are needed.
+
+        Args:
+            id: the collection.
+            without_captions_of: if set, only images without a kept caption of this model and the prompt version.
+            without_captions_prompt_version: goes with ``without_captions_of``; empty for a model without prompts.
+            without_vectors_of: if set, only images without a vector of this model.
+            page_size: images fetched at once, at most 1,000.
+        """
+        request = _kept_requests.list_images(
+            id, page_size, without_captions_of, without_captions_prompt_version, without_vectors_of
+        )
 
         def fetch(token: str) -> embedder_pb2.ListImagesResponse:
-            request = embedder_pb2.ListImagesRequest(collection=name, page_size=_requests.PAGE_SIZE, page_token=token)
-            return call(self._stub.ListImages, request)
+            return call(self._stub.ListImages, _kept_requests.page_of(request, token))
 
         for page in pages(fetch):
             yield from map(Image.from_proto, page.images)
@@ -135,6 +156,65 @@ class Collections:
         request = _requests.image_content(id, image_id, max_edge)
         for message in stream(self._stub.GetImageContent, request):
             yield message.chunk
+
+    def put_captions(self, id: str, captions: Iterable[ImageCaption]) -> PutCaptionsResult:
+        """Keeps captions in the collection, so that no round has to wait for them. Sent in batches.
+
+        A caption belongs to the content of an image and to the model and prompt that wrote it; one that exists is
+        replaced. It goes when its content goes.
+
+        Raises:
+            NotFound: no such collection.
+            InvalidArgument: ``EMPTY_CAPTION``, ``CAPTION_TOO_LONG``, ``BAD_MODEL``, ``BAD_SHA256``; nothing of its
+                batch of 1,000 is kept.
+        """
+        requests = _kept_requests.put_captions(id, captions)
+        return _kept_requests.put_captions_result([call(self._stub.PutCaptions, request) for request in requests])
+
+    def captions(
+        self, id: str, image_ids: str | Iterable[str], *, model: str = "", prompt_version: str = ""
+    ) -> tuple[ImageCaption, ...]:
+        """The kept captions of images, in the order asked for; images without one are left out.
+
+        Args:
+            id: the collection.
+            image_ids: the images.
+            model: whose captions; empty takes the newest of any model.
+            prompt_version: goes with ``model``.
+        """
+        requests = _kept_requests.get_captions(id, image_ids, model, prompt_version)
+        responses = [call(self._stub.GetCaptions, request) for request in requests]
+        return tuple(ImageCaption.from_proto(kept) for response in responses for kept in response.captions)
+
+    def put_vectors(self, id: str, model: str, vectors: Iterable[ImageVector] = ()) -> PutVectorsResult:
+        """Keeps vectors that another model made, until there is one for every image. Sent in batches.
+
+        An embedder that runs that model then takes them as the collection's own: at once, or when it opens the
+        collection. The vectors used before are kept. Without any vectors it only tells how far the set is, and takes
+        it over where it can.
+
+        Args:
+            id: the collection.
+            model: identity of the model that made them.
+            vectors: all of one length.
+
+        Raises:
+            NotFound: no such collection.
+            InvalidArgument: ``BAD_VECTOR``, ``BAD_MODEL``, ``BAD_SHA256``; nothing of its batch of 1,000 is kept.
+            FailedPrecondition: ``DIMENSION_MISMATCH``: there are vectors of this model of another length.
+        """
+        requests = _kept_requests.put_vectors(id, model, vectors)
+        return _kept_requests.put_vectors_result([call(self._stub.PutVectors, request) for request in requests])
+
+    def delete_vectors(self, id: str, model: str) -> None:
+        """Forgets the kept vectors of a model.
+
+        Raises:
+            NotFound: ``VECTORS_NOT_FOUND``, or no such collection.
+            FailedPrecondition: ``VECTORS_IN_USE``: the collection is searched with them.
+        """
+        request = embedder_pb2.DeleteVectorsRequest(collection=collection_name(id), model=model)
+        call(self._stub.DeleteVectors, request)
 
     def _collections_page(self, token: str) -> embedder_pb2.ListCollectionsResponse:
         request = embedder_pb2.ListCollectionsRequest(page_size=_requests.PAGE_SIZE, page_token=token)

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from warmer import __version__
-from warmer.cli import collections, demo, index, models, output, refine, search, sessions, up
+from warmer.cli import caption, collections, demo, import_reference, index, models, output, refine, search, sessions, up
 from warmer.errors import WarmerError
 
 
@@ -59,6 +59,8 @@ def root(
 app.command("demo", epilog=output.EPILOG)(demo.demo)
 app.command("up", epilog=output.EPILOG)(up.up)
 app.command("index", epilog=output.EPILOG)(index.index)
+app.command("caption", epilog=output.EPILOG)(caption.caption_collection)
+app.command("import-reference", epilog=output.EPILOG)(import_reference.import_reference)
 app.command("search", epilog=output.EPILOG)(search.search)
 app.command("refine", epilog=output.EPILOG)(refine.refine)
 app.add_typer(sessions.app, name="session")

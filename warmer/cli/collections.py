@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from warmer.cli import options, output
+from warmer.cli import options, output, reembed
 from warmer.cli.index import ensure_collection
 from warmer.errors import InvalidArgument
 from warmer.names import image_id_from_path
-from warmer.types import AddResult, Collection, NewImage
+from warmer.types import AddResult, Collection, NewImage, VectorSet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -196,6 +196,9 @@ def export_image(
         output.print_line(f"{out}  {len(content):,} bytes")
 
 
+app.command("reembed")(reembed.reembed)
+
+
 def _source(file: Path) -> str:
     return str(file).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
@@ -212,6 +215,10 @@ def _ask(question: str, *, as_json: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
+def _kept(kept: VectorSet, collection: Collection) -> str:
+    return f"{kept.model} for {kept.image_count:,} of {output.counted(collection.image_count, 'image')}"
+
+
 def _show(collection: Collection, *, as_json: bool) -> None:
     if as_json:
         output.print_json(collection)
@@ -223,6 +230,7 @@ def _show(collection: Collection, *, as_json: bool) -> None:
             "images": collection.image_count,
             "bytes": collection.content_bytes,
             "model": f"{collection.model} ({collection.dimensions} dimensions, {collection.distance})",
+            "kept vectors": "; ".join(_kept(kept, collection) for kept in collection.vector_sets),
             "state": collection.state,
             "revision": collection.revision,
             "created": collection.create_time,

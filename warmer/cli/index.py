@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from warmer.cli import options, output
+from warmer.cli.progress import progress
 from warmer.client import Client
 from warmer.errors import AlreadyExists, NotFound
-from warmer.types import FolderProgress, FolderReport
+from warmer.types import FolderReport
 
 SHOWN_FAILURES = 50
-NOTE_INTERVAL_S = 10.0
 
 
 def index(
@@ -38,8 +33,10 @@ def index(
     """
     with options.connect(target, embedder) as client:
         ensure_collection(client, collection)
-        with _progress(quiet=as_json) as show:
-            report = client.collections.add_folder(collection, directory, progress=show)
+        with progress("indexing", quiet=as_json) as show:
+            report = client.collections.add_folder(
+                collection, directory, progress=lambda state: show(state.done, state.total)
+            )
     if as_json:
         output.print_json({"collection": collection, "total": report.total} | output.to_json(report))
     else:
@@ -58,46 +55,6 @@ def ensure_collection(client: Client, collection: str) -> None:
         except AlreadyExists:
             return  # another command was faster, which is as good
         output.note(f"made the collection {collection}")
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Images per second over the whole run so far."""
-        spent = task.elapsed or 0.0
-        return Text(f"{task.completed / spent:.1f} images/s" if spent > 0 else "", style="progress.data.speed")
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[FolderProgress], None]]:
-    """A bar on a terminal; elsewhere a line every ten seconds; nothing when quiet."""
-    if quiet or not output.err.is_terminal:
-        yield _Notes(quiet=quiet)
-        return
-    columns = (
-        TextColumn("indexing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=output.err, transient=True) as bar:
-        task = bar.add_task("indexing", total=None)
-        yield lambda state: bar.update(task, completed=state.done, total=state.total)
-
-
-class _Notes:
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._begin = self._last = time.monotonic()
-
-    def __call__(self, state: FolderProgress) -> None:
-        now = time.monotonic()
-        if self._quiet or now - self._last < NOTE_INTERVAL_S:
-            return
-        self._last = now
-        rate = state.done / (now - self._begin)
-        left = (state.total - state.done) / rate
-        output.note(f"{state.done:,} of {state.total:,} images, {rate:.1f} images/s, about {left:.0f} s left")
 
 
 def _summarise(collection: str, directory: Path, report: FolderReport) -> None:

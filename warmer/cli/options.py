@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from warmer.channel import DEFAULT_TIMEOUT_S
 from warmer.client import Client
 
 Target = Annotated[
@@ -27,6 +28,16 @@ Embedder = Annotated[
         rich_help_panel="Connection",
     ),
 ]
+Captioner = Annotated[
+    str | None,
+    typer.Option(
+        "--captioner",
+        envvar="WARMER_CAPTIONER_TARGET",
+        help="Address of the captioner. (default: the second port after --target's; the same unix socket)",
+        show_default=False,
+        rich_help_panel="Connection",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 CollectionOption = Annotated[
     str, typer.Option("--collection", "-c", envvar="WARMER_COLLECTION", help="Id of the collection.")
@@ -41,9 +52,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DEFAULT_COLLECTION = "photos"
 
 
-def connect(target: str | None, embedder: str | None) -> Client:
-    """The client of the connection options.
+def connect(target: str | None, embedder: str | None, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:
+    """The client of the connection options; ``timeout_s`` is the deadline of a call.
 
     An embedder that came with an explicit target wins; see :class:`warmer.Client` for the defaults.
     """
-    return Client(target, embedder=embedder)
+    return Client(target, embedder=embedder, timeout_s=timeout_s)

@@ -23,6 +23,10 @@ def search(
     min_similarity: Annotated[
         float | None, typer.Option(min=-1.0, max=1.0, help="Leave out hits less similar than this.")
     ] = None,
+    rerank: Annotated[
+        int,
+        typer.Option(min=0, max=1000, help="Re-rank this many of the best hits by the model's matching head (BLIP)."),
+    ] = 0,
     target: options.Target = None,
     embedder: options.Embedder = None,
     as_json: options.Json = False,
@@ -36,10 +40,18 @@ def search(
       warmer search --image sketch.png --min-similarity 0.3
 
       warmer search "at night" --similar-to holidays%2Fharbour.jpg
+
+      warmer search "a red bicycle against a wall" --rerank 50
     """
     with options.connect(target, embedder) as client:
         result = client.search(
-            collection, text, image=image, image_id=similar_to, top_k=top_k, min_similarity=min_similarity
+            collection,
+            text,
+            image=image,
+            image_id=similar_to,
+            top_k=top_k,
+            min_similarity=min_similarity,
+            rerank=rerank,
         )
     if as_json:
         output.print_json(result)
@@ -53,12 +65,16 @@ def show_hits(hits: Sequence[Hit]) -> None:
     if not hits:
         output.note("no hits")
         return
-    plain = all(hit.score == hit.similarity for hit in hits)
-    columns = ["", "image", "similarity"] + ([] if plain else ["score"])
+    more = []
+    if any(hit.score != hit.similarity for hit in hits):
+        more.append("score")
+    if any(hit.match is not None for hit in hits):
+        more.append("match")
     rows = (
-        [number, hit.image_id, hit.similarity] + ([] if plain else [hit.score]) for number, hit in enumerate(hits, 1)
+        [number, hit.image_id, hit.similarity, *(getattr(hit, name) for name in more)]
+        for number, hit in enumerate(hits, 1)
     )
-    output.print_table(columns, rows)
+    output.print_table(["", "image", "similarity", *more], rows)
 
 
 def show_truncations(truncations: Iterable[Truncation]) -> None:

@@ -21,12 +21,15 @@ from typing import BinaryIO
 import grpc
 
 from warmer.channel import make_channel
-from warmer.errors import DeadlineExceeded, FailedPrecondition, Internal
+from warmer.errors import DeadlineExceeded, FailedPrecondition, Internal, WarmerError, from_rpc_error
 
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 HEALTH_SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+# Reasons that say nothing of the service itself: it is on its way, or the call did not reach it.
+_NO_TROUBLE = {"WARMING_UP", "SHUTTING_DOWN", *(code.name for code in grpc.StatusCode)}
 LOG_TAIL_LINES = 20
 SERVICES = ("orchestrator", "embedder", "captioner", "rewriter")
+LOCAL = "local"  # all four in one process
 _NEEDED = ("services", "onnxruntime", "pydantic_settings", "structlog", "grpc_health")
 
 
@@ -41,15 +44,38 @@ def require_services() -> None:
         )
 
 
-def is_serving(target: str, timeout_s: float = 1.0) -> bool:
-    """Whether the server at the target answers its health check with SERVING."""
+def service_name(name: str) -> str:
+    """The full gRPC name of one of the four services."""
+    return f"warmer.v1.{name.capitalize()}Service"
+
+
+def is_serving(target: str, timeout_s: float = 1.0, *, service: str = "") -> bool:
+    """Whether the server at the target, or one service of it, answers its health check with SERVING."""
+    name = service.encode()
+    request = b"\x0a" + bytes([len(name)]) + name if name else b""  # HealthCheckRequest{service}
     with make_channel(target) as channel:
         check = channel.unary_unary(HEALTH_METHOD, request_serializer=bytes, response_deserializer=bytes)
         try:
-            answer: bytes = check(b"", timeout=timeout_s)
+            answer: bytes = check(request, timeout=timeout_s)
         except grpc.RpcError:
             return False  # not there yet; whoever waits also watches the process
         return answer == HEALTH_SERVING
+
+
+def trouble(name: str, target: str, timeout_s: float = 1.0) -> WarmerError | None:
+    """Why the service at the target cannot serve, in its own words; None while it is warming, or not there yet."""
+    # A call that costs nothing; a service that cannot load what it needs answers every call with the reason.
+    method = "ListSessions" if name == "orchestrator" else "GetModel"
+    with make_channel(target) as channel:
+        ask = channel.unary_unary(
+            f"/{service_name(name)}/{method}", request_serializer=bytes, response_deserializer=bytes
+        )
+        try:
+            ask(b"", timeout=timeout_s)
+        except grpc.RpcError as failure:
+            error = from_rpc_error(failure)
+            return None if error.reason in _NO_TROUBLE else error
+        return None
 
 
 @dataclass(slots=True)
@@ -68,6 +94,11 @@ class Child:
     target: str
     log: Path
     process: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Those of the four services that it runs."""
+        return SERVICES if self.name == LOCAL else tuple(name for name in SERVICES if name == self.name)
 
     def log_tail(self) -> str:
         """The last lines of its log."""
@@ -106,18 +137,32 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def wait_ready(self, timeout_s: float, on_ready: Callable[[Child], None], go_on: Callable[[], bool]) -> bool:
+    def wait_ready(
+        self,
+        timeout_s: float,
+        on_ready: Callable[[Child], None],
+        go_on: Callable[[], bool],
+        on_trouble: Callable[[str, WarmerError], None] | None = None,
+    ) -> bool:
         """Waits until all serve; ``go_on`` is called between looks, pauses a little, and says whether to keep waiting.
 
-        Returns whether all serve. Raises Internal (``SERVICE_DIED``) or DeadlineExceeded (``NOT_READY``).
+        A service that says why it cannot serve ends the wait, unless ``on_trouble`` is given and can do without it: it
+        is told the service and the reason, once, and raises what it cannot accept.
+
+        Returns whether all serve that are waited for. Raises Internal (``SERVICE_DIED``), DeadlineExceeded
+        (``NOT_READY``), or what a service has to say.
         """
         deadline = time.monotonic() + timeout_s
         waiting = list(self.children)
+        told: dict[str, WarmerError] = {}
         while waiting:
             self.check()
             for child in [child for child in waiting if is_serving(child.target)]:
                 waiting.remove(child)
                 on_ready(child)
+            for child in list(waiting):
+                if self._told(child, told, on_trouble):
+                    waiting.remove(child)
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(child.name for child in waiting)
                 raise DeadlineExceeded(
@@ -128,6 +173,22 @@ class Stack:
             if waiting and not go_on():
                 return False
         return True
+
+    @staticmethod
+    def _told(
+        child: Child, told: dict[str, WarmerError], on_trouble: Callable[[str, WarmerError], None] | None
+    ) -> bool:
+        """Whether nothing is to be waited for any more, since the rest of the child's services have said why not."""
+        states = {name: is_serving(child.target, service=service_name(name)) for name in child.services}
+        for name in (name for name, serving in states.items() if not serving and name not in told):
+            error = trouble(name, child.target)
+            if error is None:
+                continue
+            if on_trouble is None:
+                raise error
+            on_trouble(name, error)
+            told[name] = error
+        return any(name in told for name in states) and all(serving or name in told for name, serving in states.items())
 
     def check(self) -> None:
         """Raises Internal (``SERVICE_DIED``) with the last lines of its log when a child has ended."""

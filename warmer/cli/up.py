@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,11 +15,12 @@ from typing import Annotated
 import typer
 
 from warmer.cli import output
-from warmer.cli.stack import SERVICES, Child, LogTail, Stack, is_serving, require_services
-from warmer.errors import FailedPrecondition, InvalidArgument
+from warmer.cli.stack import LOCAL, SERVICES, Child, LogTail, Stack, is_serving, require_services
+from warmer.errors import FailedPrecondition, InvalidArgument, WarmerError
 
 DEFAULT_PORT = 50050
 MAX_SOCKET_BYTES = 100  # of about 108 that sun_path has
+_CAN_BE_MISSED = ("captioner", "rewriter")  # a round that lacks them is degraded, and says so
 
 OneProcess = Annotated[
     bool, typer.Option("--one-process", help="All services in one process, on a unix socket; for a laptop.")
@@ -43,6 +44,32 @@ Port = Annotated[
         show_default=False,
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which models to run: compact, hub, paper or serve. (default: WARMER_PROFILE, else compact)",
+        show_default=False,
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Precision of captioner and rewriter: int4, int8 or fp16.", show_default=False),
+]
+_MODEL = "a file or folder, or what `warmer models fetch` brought"
+EmbedderModel = Annotated[
+    str | None, typer.Option(metavar="MODEL", help=f"CLIP, SigLIP or BLIP checkpoint: {_MODEL}.", show_default=False)
+]
+BlipWeights = Annotated[
+    str | None, typer.Option(metavar="MODEL", help=f"BLIP weights of the original code: {_MODEL}.", show_default=False)
+]
+CaptionerModel = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help=f"LLaVA-NeXT or another image-text model: {_MODEL}.", show_default=False),
+]
+RewriterModel = Annotated[
+    str | None, typer.Option(metavar="MODEL", help=f"Llama or another chat model: {_MODEL}.", show_default=False)
+]
 Wait = Annotated[float, typer.Option("--wait", min=1, help="Seconds that the services may take to start.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs here as well.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the addresses as JSON once all are ready.")]
@@ -53,6 +80,12 @@ def up(
     one_process: OneProcess = False,
     data_dir: DataDir = None,
     port: Port = None,
+    profile: Profile = None,
+    preset: Preset = None,
+    embedder_model: EmbedderModel = None,
+    blip_weights: BlipWeights = None,
+    captioner_model: CaptionerModel = None,
+    rewriter_model: RewriterModel = None,
     wait_s: Wait = 180,
     verbose: Verbose = False,
     as_json: AsJson = False,
@@ -60,7 +93,7 @@ def up(
     """Start the services and keep them running. Ctrl-C stops them, letting running calls finish.
 
     Logs go to DATA_DIR/logs. If a service dies, the others are stopped, its last log lines are shown, and the exit code
-    is not 0.
+    is not 0. A captioner or rewriter that cannot load its model says why, and rounds go on without it.
 
     Examples:
 
@@ -69,11 +102,23 @@ def up(
       warmer up --one-process --data-dir ./data
 
       warmer up --port 60050 --verbose
+
+      warmer up --profile paper --preset int8 --blip-weights chatir \\
+        --captioner-model llava-v1.6-mistral-7b --rewriter-model llama-3.1-8b-instruct
     """
     require_services()
     home = (data_dir or Path(_setting("data_dir", "~/.local/share/warmer"))).expanduser()
     _make_folder(home / "logs")
+    models = {
+        "profile": profile,
+        "preset": preset,
+        "embedder_model": embedder_model,
+        "blip_weights": blip_weights,
+        "captioner_model": captioner_model,
+        "rewriter_model": rewriter_model,
+    }
     environment = {"WARMER_DATA_DIR": str(home)}
+    environment |= {f"WARMER_{name.upper()}": value for name, value in models.items() if value is not None}
     children = _one(home) if one_process else _four(home, port, environment)
     _check_free(children)
     with _stop_signals() as stopped, Stack(children, environment, float(_setting("drain_s", "10"))) as stack:
@@ -93,22 +138,38 @@ def _run(stack: Stack, stopped: threading.Event, wait_s: float, tail: LogTail | 
             tail.copy()
         return not stopped.wait(0.2)
 
+    problems: dict[str, WarmerError] = {}
+
+    def on_trouble(name: str, error: WarmerError) -> None:
+        if name not in _CAN_BE_MISSED:
+            raise _named(name, error)
+        problems[name] = error
+        output.note(f"  {name} does not serve: {error}")
+
     output.note("starting ...")
-    if stack.wait_ready(wait_s, lambda child: output.note(f"  {child.name} is ready at {child.target}"), go_on):
-        _announce(stack, as_json=as_json)
+    told = lambda child: output.note(f"  {child.name} is ready at {child.target}")  # noqa: E731
+    if stack.wait_ready(wait_s, told, go_on, on_trouble):
+        _announce(stack, problems, as_json=as_json)
         while go_on():
             stack.check()
     output.note("stopping ...")
 
 
-def _announce(stack: Stack, *, as_json: bool) -> None:
+def _named(name: str, error: WarmerError) -> WarmerError:
+    """The error of a service that nothing works without, with its name."""
+    return type(error)(f"{name} cannot serve: {error.message}", reason=error.reason, hint=error.hint)
+
+
+def _announce(stack: Stack, problems: Mapping[str, WarmerError], *, as_json: bool) -> None:
     targets = {child.name: child.target for child in stack.children}
-    main = targets.get("orchestrator") or targets["local"]
+    main = targets.get("orchestrator") or targets[LOCAL]
     if as_json:
-        output.print_json({"target": main, "services": targets})
+        states = {name: {"reason": error.reason, "message": str(error)} for name, error in problems.items()}
+        output.print_json({"target": main, "services": targets, "problems": states})
         sys.stdout.flush()  # whoever started us waits for it
         return
-    output.note("all services are ready; Ctrl-C stops them")
+    missing = f"; rounds go on without {' and '.join(problems)}" if problems else ""
+    output.note(f"{'the other' if problems else 'all'} services are ready{missing}; Ctrl-C stops them")
     if main != f"localhost:{DEFAULT_PORT}":
         output.note(f"for the other commands: export WARMER_TARGET={main}")
     output.note("next, in another terminal: warmer index my/photos")
@@ -135,7 +196,7 @@ def _one(home: Path) -> list[Child]:
             hint="Choose a shorter --data-dir, or leave out --one-process.",
         )
     arguments = ["-m", "services.local", "--socket", str(socket)]
-    return [Child("local", arguments, f"unix:{socket}", home / "logs" / "local.log")]
+    return [Child(LOCAL, arguments, f"unix:{socket}", home / "logs" / "local.log")]
 
 
 def _make_folder(path: Path) -> None:

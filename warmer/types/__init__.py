@@ -25,6 +25,7 @@ from warmer.types.images import (
     NewImage,
     RemoveResult,
 )
+from warmer.types.kept import ImageCaption, ImageVector, PutCaptionsResult, PutVectorsResult, VectorSet
 from warmer.types.searches import (
     Hit,
     ImageRank,
@@ -52,11 +53,15 @@ __all__ = [
     "FolderReport",
     "Hit",
     "Image",
+    "ImageCaption",
     "ImageEmbedding",
     "ImageRank",
+    "ImageVector",
     "Model",
     "NewImage",
     "Preference",
+    "PutCaptionsResult",
+    "PutVectorsResult",
     "Ranking",
     "RemoveResult",
     "Rewrite",
@@ -73,4 +78,5 @@ __all__ = [
     "Term",
     "Truncation",
     "TruncationWarning",
+    "VectorSet",
 ]

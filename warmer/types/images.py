@@ -12,6 +12,7 @@ import numpy as np
 from warmer.errors import WarmerError, from_status
 from warmer.names import collection_id, image_parts
 from warmer.types._convert import enum_name, moment, vectors
+from warmer.types.kept import VectorSet
 from warmer.v1 import common_pb2, embedder_pb2
 
 
@@ -25,6 +26,9 @@ class Model:
         dimensions: length of the vectors; 0 for models that write text.
         prompt_version: version of the prompt; empty for models without one.
         max_tokens: longest text that the model reads.
+        precision: number format of the weights, such as ``fp16``; empty where the service does not know.
+        device: where it computes, such as ``cuda:0``; empty where the service does not know.
+        can_rerank: whether searches may ask for ``rerank``.
     """
 
     id: str
@@ -32,11 +36,23 @@ class Model:
     dimensions: int
     prompt_version: str
     max_tokens: int
+    precision: str = ""
+    device: str = ""
+    can_rerank: bool = False
 
     @classmethod
     def from_proto(cls, message: common_pb2.Model) -> Model:
         """From ``warmer.v1.Model``."""
-        return cls(message.id, message.backend, message.dimensions, message.prompt_version, message.max_tokens)
+        return cls(
+            message.id,
+            message.backend,
+            message.dimensions,
+            message.prompt_version,
+            message.max_tokens,
+            message.precision,
+            message.device,
+            message.can_rerank,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,7 @@ class Collection:
         create_time: when it was created, UTC.
         update_time: when it was last changed, UTC.
         description: free text for people.
+        vector_sets: vectors of other models that are kept beside those of ``model``.
     """
 
     id: str
@@ -68,6 +85,7 @@ class Collection:
     create_time: dt.datetime | None
     update_time: dt.datetime | None
     description: str
+    vector_sets: tuple[VectorSet, ...] = ()
 
     @classmethod
     def from_proto(cls, message: embedder_pb2.Collection) -> Collection:
@@ -84,6 +102,7 @@ class Collection:
             create_time=moment(message.create_time),
             update_time=moment(message.update_time),
             description=message.description,
+            vector_sets=tuple(map(VectorSet.from_proto, message.vector_sets)),
         )
 
 
@@ -138,11 +157,15 @@ class NewImage:
         id: without slash, at most 512 bytes of UTF-8; an id that exists is replaced.
         content: the bytes of the image file, or the path of the file, which is read when its turn comes.
         source: where it comes from; kept, not interpreted.
+        vector: (D,) float32 of unit length, if it is embedded already; then it is decoded, but not embedded again.
+        vector_model: identity of the model that made ``vector``; must be the collection's.
     """
 
     id: str
     content: bytes | str | os.PathLike[str]
     source: str = ""
+    vector: np.ndarray[Any, np.dtype[np.float32]] | None = field(default=None, compare=False)
+    vector_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,13 +269,15 @@ class ImageEmbedding:
     Attributes:
         vector: (D,) float32 of unit length; None when the image failed.
         error: why it failed, else None.
+        model: identity of the model that embedded it.
     """
 
     vector: np.ndarray[Any, np.dtype[np.float32]] | None
     error: WarmerError | None = field(default=None)
+    model: str = ""
 
     @classmethod
-    def from_proto(cls, message: embedder_pb2.ImageEmbedding, dimensions: int) -> ImageEmbedding:
+    def from_proto(cls, message: embedder_pb2.ImageEmbedding, dimensions: int, model: str = "") -> ImageEmbedding:
         """From ``warmer.v1.ImageEmbedding``."""
         error = from_status(message.status)
-        return cls(None if error else vectors(message.vector, dimensions)[0], error)
+        return cls(None if error else vectors(message.vector, dimensions)[0], error, model)

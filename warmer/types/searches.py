@@ -134,6 +134,7 @@ class Search:
         min_similarity: hits have at least this similarity; None is no cutoff.
         min_revision: answer only from a state at least as new.
         top_k: how many hits, 1 to 10,000; 0 means the server's default.
+        rerank_count: how many of the best hits the matching head re-ranks, at most 1,000; 0 is none.
     """
 
     collection: str
@@ -144,6 +145,7 @@ class Search:
     min_similarity: float | None = None
     min_revision: int = 0
     top_k: int = 0
+    rerank_count: int = 0
 
     def to_proto(self) -> common_pb2.SearchSpec:
         """As ``warmer.v1.SearchSpec``. Raises InvalidArgument for what the wire cannot carry."""
@@ -156,6 +158,7 @@ class Search:
             min_similarity=self.min_similarity,
             min_revision=self.min_revision,
             top_k=self.top_k,
+            rerank_count=self.rerank_count,
         )
 
     @classmethod
@@ -170,6 +173,7 @@ class Search:
             min_similarity=message.min_similarity if message.HasField("min_similarity") else None,
             min_revision=message.min_revision,
             top_k=message.top_k,
+            rerank_count=message.rerank_count,
         )
 
 
@@ -179,20 +183,24 @@ class Hit:
 
     Attributes:
         image_id: the id inside its collection.
-        score: what hits are ordered by.
+        score: what hits are ordered by, re-ranked ones aside.
         similarity: inner product with the unit query vector, in [-1, 1].
         sha256: of the image content, lower-case hex.
+        match: logit of "image and words match", where the hit was re-ranked. Re-ranked hits are ordered by
+            ``score + match`` and come before all others.
     """
 
     image_id: str
     score: float
     similarity: float
     sha256: str
+    match: float | None = None
 
     @classmethod
     def from_proto(cls, message: common_pb2.Hit) -> Hit:
         """From ``warmer.v1.Hit``."""
-        return cls(message.image_id, message.score, message.similarity, message.sha256)
+        match = message.match if message.HasField("match") else None
+        return cls(message.image_id, message.score, message.similarity, message.sha256, match)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ class SearchSpec(_message.Message):
     MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
+    RERANK_COUNT_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Resource name of the collection, `collections/{collection}`."""
     prior_temperature: _builtins.float
@@ -134,6 +135,11 @@ class SearchSpec(_message.Message):
     """Read your writes: answer only from a state at least as new as this collection revision."""
     top_k: _builtins.int
     """How many hits to return, 1 to 10,000. 0 (unset) means 10."""
+    rerank_count: _builtins.int
+    """Re-ranks this many of the best hits with the model's image-text matching head (BLIP's ITM), which reads image and
+    words together: they are ordered by `score + match`. The words are those of the text term with the greatest weight.
+    0 (unset) does not re-rank; at most 1,000. FAILED_PRECONDITION where the model has no such head.
+    """
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryTerm]:
         """The query: at least one term."""
@@ -159,10 +165,11 @@ class SearchSpec(_message.Message):
         min_similarity: _builtins.float | None = ...,
         min_revision: _builtins.int = ...,
         top_k: _builtins.int = ...,
+        rerank_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "collection", b"collection", "excluded_image_ids", b"excluded_image_ids", "min_revision", b"min_revision", "min_similarity", b"min_similarity", "preferences", b"preferences", "prior_temperature", b"prior_temperature", "terms", b"terms", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "collection", b"collection", "excluded_image_ids", b"excluded_image_ids", "min_revision", b"min_revision", "min_similarity", b"min_similarity", "preferences", b"preferences", "prior_temperature", b"prior_temperature", "rerank_count", b"rerank_count", "terms", b"terms", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
     _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
@@ -180,6 +187,7 @@ class Hit(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
     image_id: _builtins.str
     """The id of the image inside its collection."""
     score: _builtins.float
@@ -188,6 +196,10 @@ class Hit(_message.Message):
     """Inner product of the unit query vector and the unit image vector, in [-1, 1]."""
     sha256: _builtins.str
     """SHA-256 of the image content, lower-case hex."""
+    match: _builtins.float
+    """Logit of "image and words match" by the image-text matching head, where the hit was re-ranked. Re-ranked hits are
+    ordered by `score + match` and come before all others.
+    """
     def __init__(
         self,
         *,
@@ -195,12 +207,15 @@ class Hit(_message.Message):
         score: _builtins.float = ...,
         similarity: _builtins.float = ...,
         sha256: _builtins.str = ...,
+        match: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_match", b"_match", "match", b"match"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_id", b"image_id", "score", b"score", "sha256", b"sha256", "similarity", b"similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_match", b"_match", "image_id", b"image_id", "match", b"match", "score", b"score", "sha256", b"sha256", "similarity", b"similarity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__match: _TypeAlias = _typing.Literal["match"]  # noqa: Y015
+    _WhichOneofArgType__match: _TypeAlias = _typing.Literal["_match", b"_match"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__match) -> _WhichOneofReturnType__match | None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
@@ -262,6 +277,9 @@ class Model(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     PROMPT_VERSION_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    CAN_RERANK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identity of the model: name and version or content hash; vectors or captions of two models must not be mixed."""
     backend: _builtins.str
@@ -272,6 +290,12 @@ class Model(_message.Message):
     """Version of the prompt; empty for models without one."""
     max_tokens: _builtins.int
     """Longest text that the model reads, in tokens."""
+    precision: _builtins.str
+    """Number format of the weights: `fp32`, `fp16`, `bf16`, `int8`, `nf4`; empty where the service does not know."""
+    device: _builtins.str
+    """Where the model computes, e.g. `cpu` or `cuda:0`; empty where the service does not know."""
+    can_rerank: _builtins.bool
+    """Whether the model can re-rank hits; see `SearchSpec.rerank_count`."""
     def __init__(
         self,
         *,
@@ -280,10 +304,13 @@ class Model(_message.Message):
         dimensions: _builtins.int = ...,
         prompt_version: _builtins.str = ...,
         max_tokens: _builtins.int = ...,
+        precision: _builtins.str = ...,
+        device: _builtins.str = ...,
+        can_rerank: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "dimensions", b"dimensions", "id", b"id", "max_tokens", b"max_tokens", "prompt_version", b"prompt_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "can_rerank", b"can_rerank", "device", b"device", "dimensions", b"dimensions", "id", b"id", "max_tokens", b"max_tokens", "precision", b"precision", "prompt_version", b"prompt_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,7 +58,9 @@ class Collection(_message.Message):
         STATE_READY: Collection._State.ValueType  # 1
         """Ready for searches and changes."""
         STATE_MODEL_MISMATCH: Collection._State.ValueType  # 2
-        """Kept, but embedded by another model than this server's: it can be listed and deleted, not searched."""
+        """Kept, but embedded by another model than this server's: it can be listed, captioned, re-embedded and deleted, not
+        searched.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Whether a collection can be used."""
@@ -68,7 +70,9 @@ class Collection(_message.Message):
     STATE_READY: Collection.State.ValueType  # 1
     """Ready for searches and changes."""
     STATE_MODEL_MISMATCH: Collection.State.ValueType  # 2
-    """Kept, but embedded by another model than this server's: it can be listed and deleted, not searched."""
+    """Kept, but embedded by another model than this server's: it can be listed, captioned, re-embedded and deleted, not
+    searched.
+    """
 
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -81,6 +85,7 @@ class Collection(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    VECTOR_SETS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `collections/{collection}`."""
     model: _builtins.str
@@ -107,6 +112,10 @@ class Collection(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the collection was last changed."""
 
+    @_builtins.property
+    def vector_sets(self) -> _containers.RepeatedCompositeFieldContainer[Global___VectorSet]:
+        """Vectors of other models that are kept beside those of `model`."""
+
     def __init__(
         self,
         *,
@@ -121,14 +130,45 @@ class Collection(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         description: _builtins.str = ...,
+        vector_sets: _abc.Iterable[Global___VectorSet] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "create_time", b"create_time", "description", b"description", "dimensions", b"dimensions", "distance", b"distance", "image_count", b"image_count", "model", b"model", "name", b"name", "revision", b"revision", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "create_time", b"create_time", "description", b"description", "dimensions", b"dimensions", "distance", b"distance", "image_count", b"image_count", "model", b"model", "name", b"name", "revision", b"revision", "state", b"state", "update_time", b"update_time", "vector_sets", b"vector_sets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class VectorSet(_message.Message):
+    """The vectors of one model, kept beside those that are searched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    IMAGE_COUNT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Identity of the model, see `Model.id`."""
+    dimensions: _builtins.int
+    """Length of the vectors."""
+    image_count: _builtins.int
+    """Number of images that have one. The set is complete when it is the collection's `image_count`."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        dimensions: _builtins.int = ...,
+        image_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "image_count", b"image_count", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VectorSet: _TypeAlias = VectorSet  # noqa: Y015
 
 @_typing.final
 class CreateCollectionRequest(_message.Message):
@@ -354,6 +394,8 @@ class AddImagesItem(_message.Message):
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    VECTOR_MODEL_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     """The client's number for the item: strictly increasing within the stream, starting anywhere."""
     image_id: _builtins.str
@@ -362,6 +404,12 @@ class AddImagesItem(_message.Message):
     """The bytes of the image file."""
     source: _builtins.str
     """Where the caller has it from, e.g. the relative path; kept, not interpreted."""
+    vector: _builtins.bytes
+    """Unit vector of the image, if the caller has it already: `dimensions` little-endian float32 values. The image is then
+    decoded, but not embedded.
+    """
+    vector_model: _builtins.str
+    """Identity of the model that made `vector`; must be the collection's."""
     def __init__(
         self,
         *,
@@ -369,10 +417,12 @@ class AddImagesItem(_message.Message):
         image_id: _builtins.str = ...,
         content: _builtins.bytes = ...,
         source: _builtins.str = ...,
+        vector: _builtins.bytes = ...,
+        vector_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "image_id", b"image_id", "offset", b"offset", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "image_id", b"image_id", "offset", b"offset", "source", b"source", "vector", b"vector", "vector_model", b"vector_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,22 +622,34 @@ class ListImagesRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WITHOUT_CAPTIONS_OF_FIELD_NUMBER: _builtins.int
+    WITHOUT_CAPTIONS_PROMPT_VERSION_FIELD_NUMBER: _builtins.int
+    WITHOUT_VECTORS_OF_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Resource name of the collection."""
     page_size: _builtins.int
     """At most this many; 0 means 100, more than 1,000 is cut to 1,000."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
+    without_captions_of: _builtins.str
+    """If set, only images without a kept caption of this model and of `without_captions_prompt_version`."""
+    without_captions_prompt_version: _builtins.str
+    """Version of the prompt that goes with `without_captions_of`."""
+    without_vectors_of: _builtins.str
+    """If set, only images without a vector of this model."""
     def __init__(
         self,
         *,
         collection: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        without_captions_of: _builtins.str = ...,
+        without_captions_prompt_version: _builtins.str = ...,
+        without_vectors_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "page_size", b"page_size", "page_token", b"page_token", "without_captions_of", b"without_captions_of", "without_captions_prompt_version", b"without_captions_prompt_version", "without_vectors_of", b"without_vectors_of"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -674,6 +736,292 @@ class GetImageContentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetImageContentResponse: _TypeAlias = GetImageContentResponse  # noqa: Y015
+
+@_typing.final
+class ImageCaption(_message.Message):
+    """A caption of an image, made ahead of time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROMPT_VERSION_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    image_id: _builtins.str
+    """The id of the image."""
+    sha256: _builtins.str
+    """SHA-256 of the content that was captioned, lower-case hex."""
+    text: _builtins.str
+    """The sentence."""
+    model: _builtins.str
+    """Identity of the model that wrote it."""
+    prompt_version: _builtins.str
+    """Version of the prompt; empty for a model without one."""
+    tokens: _builtins.int
+    """Number of tokens written."""
+    def __init__(
+        self,
+        *,
+        image_id: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        text: _builtins.str = ...,
+        model: _builtins.str = ...,
+        prompt_version: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_id", b"image_id", "model", b"model", "prompt_version", b"prompt_version", "sha256", b"sha256", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageCaption: _TypeAlias = ImageCaption  # noqa: Y015
+
+@_typing.final
+class PutCaptionsRequest(_message.Message):
+    """Keeps captions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    CAPTIONS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Resource name of the collection."""
+    @_builtins.property
+    def captions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageCaption]:
+        """The captions, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        captions: _abc.Iterable[Global___ImageCaption] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutCaptionsRequest: _TypeAlias = PutCaptionsRequest  # noqa: Y015
+
+@_typing.final
+class PutCaptionsResponse(_message.Message):
+    """What was kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_COUNT_FIELD_NUMBER: _builtins.int
+    STALE_IMAGE_IDS_FIELD_NUMBER: _builtins.int
+    stored_count: _builtins.int
+    """Number of captions that were kept, durably."""
+    @_builtins.property
+    def stale_image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of images that are gone, or whose content is another by now; their captions were not kept."""
+
+    def __init__(
+        self,
+        *,
+        stored_count: _builtins.int = ...,
+        stale_image_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stale_image_ids", b"stale_image_ids", "stored_count", b"stored_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutCaptionsResponse: _TypeAlias = PutCaptionsResponse  # noqa: Y015
+
+@_typing.final
+class GetCaptionsRequest(_message.Message):
+    """Asks for kept captions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    IMAGE_IDS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROMPT_VERSION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Resource name of the collection."""
+    model: _builtins.str
+    """Identity of the captioning model. Empty: the newest caption of any model."""
+    prompt_version: _builtins.str
+    """Version of the prompt that goes with `model`."""
+    @_builtins.property
+    def image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the images, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        image_ids: _abc.Iterable[_builtins.str] | None = ...,
+        model: _builtins.str = ...,
+        prompt_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "image_ids", b"image_ids", "model", b"model", "prompt_version", b"prompt_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCaptionsRequest: _TypeAlias = GetCaptionsRequest  # noqa: Y015
+
+@_typing.final
+class GetCaptionsResponse(_message.Message):
+    """Kept captions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def captions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageCaption]:
+        """One for each image that has one, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        captions: _abc.Iterable[Global___ImageCaption] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captions", b"captions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCaptionsResponse: _TypeAlias = GetCaptionsResponse  # noqa: Y015
+
+@_typing.final
+class PutVectorsRequest(_message.Message):
+    """Keeps vectors of another model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Resource name of the collection."""
+    model: _builtins.str
+    """Identity of the model that made the vectors."""
+    dimensions: _builtins.int
+    """Length of the vectors."""
+    @_builtins.property
+    def vectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageVector]:
+        """The vectors, at most 1,000. None asks only how far the set is, and adopts it if it is complete."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        model: _builtins.str = ...,
+        dimensions: _builtins.int = ...,
+        vectors: _abc.Iterable[Global___ImageVector] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dimensions", b"dimensions", "model", b"model", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutVectorsRequest: _TypeAlias = PutVectorsRequest  # noqa: Y015
+
+@_typing.final
+class ImageVector(_message.Message):
+    """A vector of an image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    image_id: _builtins.str
+    """The id of the image."""
+    sha256: _builtins.str
+    """SHA-256 of the content that was embedded, lower-case hex."""
+    vector: _builtins.bytes
+    """Unit vector: `dimensions` little-endian float32 values."""
+    def __init__(
+        self,
+        *,
+        image_id: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        vector: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_id", b"image_id", "sha256", b"sha256", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageVector: _TypeAlias = ImageVector  # noqa: Y015
+
+@_typing.final
+class PutVectorsResponse(_message.Message):
+    """What was kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_COUNT_FIELD_NUMBER: _builtins.int
+    STALE_IMAGE_IDS_FIELD_NUMBER: _builtins.int
+    MISSING_COUNT_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
+    stored_count: _builtins.int
+    """Number of vectors that were kept, durably."""
+    missing_count: _builtins.int
+    """Number of images that have no vector of this model yet."""
+    adopted: _builtins.bool
+    """Whether the collection is now searched with the vectors of this model."""
+    @_builtins.property
+    def stale_image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of images that are gone, or whose content is another by now; their vectors were not kept."""
+
+    def __init__(
+        self,
+        *,
+        stored_count: _builtins.int = ...,
+        stale_image_ids: _abc.Iterable[_builtins.str] | None = ...,
+        missing_count: _builtins.int = ...,
+        adopted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "missing_count", b"missing_count", "stale_image_ids", b"stale_image_ids", "stored_count", b"stored_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutVectorsResponse: _TypeAlias = PutVectorsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteVectorsRequest(_message.Message):
+    """Forgets the kept vectors of one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Resource name of the collection."""
+    model: _builtins.str
+    """Identity of the model; not the one that is searched with."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVectorsRequest: _TypeAlias = DeleteVectorsRequest  # noqa: Y015
 
 @_typing.final
 class EmbedTextRequest(_message.Message):

@@ -87,6 +87,26 @@ class EmbedderServiceStub:
                 request_serializer=warmer_dot_v1_dot_embedder__pb2.GetImageContentRequest.SerializeToString,
                 response_deserializer=warmer_dot_v1_dot_embedder__pb2.GetImageContentResponse.FromString,
                 _registered_method=True)
+        self.PutCaptions = channel.unary_unary(
+                '/warmer.v1.EmbedderService/PutCaptions',
+                request_serializer=warmer_dot_v1_dot_embedder__pb2.PutCaptionsRequest.SerializeToString,
+                response_deserializer=warmer_dot_v1_dot_embedder__pb2.PutCaptionsResponse.FromString,
+                _registered_method=True)
+        self.GetCaptions = channel.unary_unary(
+                '/warmer.v1.EmbedderService/GetCaptions',
+                request_serializer=warmer_dot_v1_dot_embedder__pb2.GetCaptionsRequest.SerializeToString,
+                response_deserializer=warmer_dot_v1_dot_embedder__pb2.GetCaptionsResponse.FromString,
+                _registered_method=True)
+        self.PutVectors = channel.unary_unary(
+                '/warmer.v1.EmbedderService/PutVectors',
+                request_serializer=warmer_dot_v1_dot_embedder__pb2.PutVectorsRequest.SerializeToString,
+                response_deserializer=warmer_dot_v1_dot_embedder__pb2.PutVectorsResponse.FromString,
+                _registered_method=True)
+        self.DeleteVectors = channel.unary_unary(
+                '/warmer.v1.EmbedderService/DeleteVectors',
+                request_serializer=warmer_dot_v1_dot_embedder__pb2.DeleteVectorsRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.EmbedText = channel.unary_unary(
                 '/warmer.v1.EmbedderService/EmbedText',
                 request_serializer=warmer_dot_v1_dot_embedder__pb2.EmbedTextRequest.SerializeToString,
@@ -184,6 +204,37 @@ class EmbedderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutCaptions(self, request, context):
+        """Keeps captions of images, made ahead of time, so that no round has to wait for them. A caption belongs to the content
+        of an image and to the model and prompt that wrote it; one that exists is replaced.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCaptions(self, request, context):
+        """The kept captions of given images. Images without one are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutVectors(self, request, context):
+        """Keeps vectors that another model made of the collection's images, beside the ones that are searched, until there is
+        one for every image. An embedder that runs that model then takes them as the collection's own: at once if it is this
+        server, else when it opens the collection. The vectors used before are kept, so that the way back is open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVectors(self, request, context):
+        """Forgets the vectors that `PutVectors` keeps for one model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EmbedText(self, request, context):
         """Embeds texts.
         """
@@ -264,6 +315,26 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.GetImageContent,
                     request_deserializer=warmer_dot_v1_dot_embedder__pb2.GetImageContentRequest.FromString,
                     response_serializer=warmer_dot_v1_dot_embedder__pb2.GetImageContentResponse.SerializeToString,
+            ),
+            'PutCaptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutCaptions,
+                    request_deserializer=warmer_dot_v1_dot_embedder__pb2.PutCaptionsRequest.FromString,
+                    response_serializer=warmer_dot_v1_dot_embedder__pb2.PutCaptionsResponse.SerializeToString,
+            ),
+            'GetCaptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaptions,
+                    request_deserializer=warmer_dot_v1_dot_embedder__pb2.GetCaptionsRequest.FromString,
+                    response_serializer=warmer_dot_v1_dot_embedder__pb2.GetCaptionsResponse.SerializeToString,
+            ),
+            'PutVectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutVectors,
+                    request_deserializer=warmer_dot_v1_dot_embedder__pb2.PutVectorsRequest.FromString,
+                    response_serializer=warmer_dot_v1_dot_embedder__pb2.PutVectorsResponse.SerializeToString,
+            ),
+            'DeleteVectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVectors,
+                    request_deserializer=warmer_dot_v1_dot_embedder__pb2.DeleteVectorsRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'EmbedText': grpc.unary_unary_rpc_method_handler(
                     servicer.EmbedText,
@@ -557,6 +628,114 @@ class EmbedderService:
             '/warmer.v1.EmbedderService/GetImageContent',
             warmer_dot_v1_dot_embedder__pb2.GetImageContentRequest.SerializeToString,
             warmer_dot_v1_dot_embedder__pb2.GetImageContentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutCaptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmer.v1.EmbedderService/PutCaptions',
+            warmer_dot_v1_dot_embedder__pb2.PutCaptionsRequest.SerializeToString,
+            warmer_dot_v1_dot_embedder__pb2.PutCaptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCaptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmer.v1.EmbedderService/GetCaptions',
+            warmer_dot_v1_dot_embedder__pb2.GetCaptionsRequest.SerializeToString,
+            warmer_dot_v1_dot_embedder__pb2.GetCaptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutVectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmer.v1.EmbedderService/PutVectors',
+            warmer_dot_v1_dot_embedder__pb2.PutVectorsRequest.SerializeToString,
+            warmer_dot_v1_dot_embedder__pb2.PutVectorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/warmer.v1.EmbedderService/DeleteVectors',
+            warmer_dot_v1_dot_embedder__pb2.DeleteVectorsRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

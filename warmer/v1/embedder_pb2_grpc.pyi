@@ -57,6 +57,19 @@ class EmbedderServiceStub:
     """Metadata of all images of a collection, by id, in pages."""
     GetImageContent: _grpc.UnaryStreamMultiCallable[_embedder_pb2.GetImageContentRequest, _embedder_pb2.GetImageContentResponse]
     """Content of one image in chunks, as stored or downscaled."""
+    PutCaptions: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.PutCaptionsRequest, _embedder_pb2.PutCaptionsResponse]
+    """Keeps captions of images, made ahead of time, so that no round has to wait for them. A caption belongs to the content
+    of an image and to the model and prompt that wrote it; one that exists is replaced.
+    """
+    GetCaptions: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.GetCaptionsRequest, _embedder_pb2.GetCaptionsResponse]
+    """The kept captions of given images. Images without one are left out."""
+    PutVectors: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.PutVectorsRequest, _embedder_pb2.PutVectorsResponse]
+    """Keeps vectors that another model made of the collection's images, beside the ones that are searched, until there is
+    one for every image. An embedder that runs that model then takes them as the collection's own: at once if it is this
+    server, else when it opens the collection. The vectors used before are kept, so that the way back is open.
+    """
+    DeleteVectors: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.DeleteVectorsRequest, _empty_pb2.Empty]
+    """Forgets the vectors that `PutVectors` keeps for one model."""
     EmbedText: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.EmbedTextRequest, _embedder_pb2.EmbedTextResponse]
     """Embeds texts."""
     EmbedImages: _grpc.UnaryUnaryMultiCallable[_embedder_pb2.EmbedImagesRequest, _embedder_pb2.EmbedImagesResponse]
@@ -93,6 +106,19 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """Metadata of all images of a collection, by id, in pages."""
     GetImageContent: _aio.UnaryStreamMultiCallable[_embedder_pb2.GetImageContentRequest, _embedder_pb2.GetImageContentResponse]  # type: ignore[assignment]
     """Content of one image in chunks, as stored or downscaled."""
+    PutCaptions: _aio.UnaryUnaryMultiCallable[_embedder_pb2.PutCaptionsRequest, _embedder_pb2.PutCaptionsResponse]  # type: ignore[assignment]
+    """Keeps captions of images, made ahead of time, so that no round has to wait for them. A caption belongs to the content
+    of an image and to the model and prompt that wrote it; one that exists is replaced.
+    """
+    GetCaptions: _aio.UnaryUnaryMultiCallable[_embedder_pb2.GetCaptionsRequest, _embedder_pb2.GetCaptionsResponse]  # type: ignore[assignment]
+    """The kept captions of given images. Images without one are left out."""
+    PutVectors: _aio.UnaryUnaryMultiCallable[_embedder_pb2.PutVectorsRequest, _embedder_pb2.PutVectorsResponse]  # type: ignore[assignment]
+    """Keeps vectors that another model made of the collection's images, beside the ones that are searched, until there is
+    one for every image. An embedder that runs that model then takes them as the collection's own: at once if it is this
+    server, else when it opens the collection. The vectors used before are kept, so that the way back is open.
+    """
+    DeleteVectors: _aio.UnaryUnaryMultiCallable[_embedder_pb2.DeleteVectorsRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Forgets the vectors that `PutVectors` keeps for one model."""
     EmbedText: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedTextRequest, _embedder_pb2.EmbedTextResponse]  # type: ignore[assignment]
     """Embeds texts."""
     EmbedImages: _aio.UnaryUnaryMultiCallable[_embedder_pb2.EmbedImagesRequest, _embedder_pb2.EmbedImagesResponse]  # type: ignore[assignment]
@@ -186,6 +212,43 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_embedder_pb2.GetImageContentResponse], _abc.AsyncIterator[_embedder_pb2.GetImageContentResponse]]:
         """Content of one image in chunks, as stored or downscaled."""
+
+    @_abc_1.abstractmethod
+    def PutCaptions(
+        self,
+        request: _embedder_pb2.PutCaptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_pb2.PutCaptionsResponse, _abc.Awaitable[_embedder_pb2.PutCaptionsResponse]]:
+        """Keeps captions of images, made ahead of time, so that no round has to wait for them. A caption belongs to the content
+        of an image and to the model and prompt that wrote it; one that exists is replaced.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCaptions(
+        self,
+        request: _embedder_pb2.GetCaptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_pb2.GetCaptionsResponse, _abc.Awaitable[_embedder_pb2.GetCaptionsResponse]]:
+        """The kept captions of given images. Images without one are left out."""
+
+    @_abc_1.abstractmethod
+    def PutVectors(
+        self,
+        request: _embedder_pb2.PutVectorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_pb2.PutVectorsResponse, _abc.Awaitable[_embedder_pb2.PutVectorsResponse]]:
+        """Keeps vectors that another model made of the collection's images, beside the ones that are searched, until there is
+        one for every image. An embedder that runs that model then takes them as the collection's own: at once if it is this
+        server, else when it opens the collection. The vectors used before are kept, so that the way back is open.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteVectors(
+        self,
+        request: _embedder_pb2.DeleteVectorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Forgets the vectors that `PutVectors` keeps for one model."""
 
     @_abc_1.abstractmethod
     def EmbedText(

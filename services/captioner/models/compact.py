@@ -47,7 +47,12 @@ class CompactCaptioner:
         model_id = f"compact-captioner-{sha256_of(weights, sizes)[:12]}-beam{settings.caption_beams}"
         return cls(backbone, decoder, stored["vocabulary"], model_id, settings.caption_beams)
 
-    def caption(self, pixels: Sequence[np.ndarray], on_text: Callable[[int, str], None]) -> list[CaptionText]:
+    def caption(
+        self,
+        pixels: Sequence[np.ndarray],
+        on_text: Callable[[int, str], None],
+        should_stop: Callable[[int], bool] | None = None,  # noqa: ARG002 - a batch takes a fraction of a second
+    ) -> list[CaptionText]:
         """Describes N images, each (224, 224, 3) uint8 RGB. Beam search knows its words only at the end, so `on_text`
         gets each caption whole."""
         grids = torch.from_numpy(self._backbone.grids(pixels))  # (N, 49, 1280)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import structlog
 
-from services.embedder.collections.collection import CLEAN, RECORD, Collection, gone
-from services.embedder.collections.faults import storage_faults
+from services.embedder.collections.collection import CLEAN, RECORD, Collection
+from services.embedder.collections.faults import gone, storage_faults
 from services.embedder.collections.lock import FolderLock
 from services.embedder.collections.record import Record
 from services.embedder.files import sync_folder

@@ -13,15 +13,26 @@ from pathlib import Path
 
 import structlog
 
-from services.embedder.collections.faults import storage_faults
+from services.embedder.collections.faults import gone, model_mismatch, storage_faults
 from services.embedder.collections.lock import FolderLock
-from services.embedder.collections.model import Add, CollectionInfo, ImageInfo, Operation, Outcome, Written
+from services.embedder.collections.model import (
+    Add,
+    CollectionInfo,
+    ImageCaption,
+    ImageInfo,
+    Operation,
+    Outcome,
+    VectorSet,
+    Without,
+    Written,
+)
 from services.embedder.collections.objects import ObjectStore
 from services.embedder.collections.record import Record
 from services.embedder.index.base import Change
 from services.embedder.index.flat import FlatIndex
 from services.embedder.index.following import load_index, save_index
-from warmer.errors import DataLoss, FailedPrecondition, Internal, NotFound, WarmerError
+from services.embedder.index.snapshot import drop
+from warmer.errors import DataLoss, Internal, NotFound, WarmerError
 from warmer.names import collection_name, image_name
 
 _log = structlog.get_logger(__name__)
@@ -55,8 +66,7 @@ class Collection:
         except WarmerError:
             self._lock.release()
             raise
-        self.matches = (self._info.model, self._info.dimensions) == (model, dimensions)
-        self._model = model
+        self._model, self._dimensions = model, dimensions
         self._index: FlatIndex | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"write-{self._info.id}")
         self._background = background
@@ -82,16 +92,15 @@ class Collection:
         """The index; None until it is loaded."""
         return self._index
 
+    @property
+    def matches(self) -> bool:
+        """Whether the server's model made the vectors."""
+        return (self._info.model, self._info.dimensions) == (self._model, self._dimensions)
+
     def check_model(self) -> None:
         """Raises FailedPrecondition (MODEL_MISMATCH) when another model than the server's made the vectors."""
         if not self.matches:
-            raise FailedPrecondition(
-                f"{self.name} was embedded by {self._info.model}, this server runs {self._model}",
-                reason="MODEL_MISMATCH",
-                resource=self.name,
-                hint="start a server with that model, or index the images into a new collection",
-                metadata={"collection_model": self._info.model, "server_model": self._model},
-            )
+            raise model_mismatch(self._info, self._model)
 
     @contextmanager
     def reading(self) -> Iterator[Record]:
@@ -120,10 +129,15 @@ class Collection:
             )
         return image
 
-    def images_after(self, image_id: str, limit: int) -> list[ImageInfo]:
-        """At most `limit` images with a larger id, by id. Blocks."""
+    def images_after(self, image_id: str, limit: int, without: Without) -> list[ImageInfo]:
+        """At most `limit` images with a larger id that lack what `without` says, by id. Blocks."""
         with self.reading() as record:
-            return record.images_after(image_id, limit)
+            return record.images_after(image_id, limit, without)
+
+    def captions(self, image_ids: Sequence[str], model: str, prompt_version: str) -> list[ImageCaption]:
+        """Kept captions; see `Record.captions`. Blocks."""
+        with self.reading() as record:
+            return record.captions(image_ids, model, prompt_version)
 
     def content(self, image_id: str) -> tuple[ImageInfo, bytes]:
         """An image with its content. Raises NotFound (IMAGE_NOT_FOUND), DataLoss (CONTENT_DAMAGED). Blocks."""
@@ -138,8 +152,13 @@ class Collection:
             return self.content(image_id)
 
     def load(self) -> "Future[None]":
-        """Loads the index, if it is not there yet, and then sweeps what a crash left. Only for a model that matches."""
+        """Takes kept vectors of the server's model over, if they are complete; loads the index, if the model matches
+        and it is not there yet; then sweeps what a crash left."""
         return self._submit(self._load)
+
+    def adopt(self) -> "Future[None]":
+        """As `load`, but raises what keeps complete vectors of the server's model from being taken over."""
+        return self._submit(self._adopt_and_load)
 
     def write(self, operations: Sequence[Operation]) -> "Future[Written]":
         """Applies operations in order, in a transaction shared with other callers; done is durable and findable.
@@ -174,7 +193,29 @@ class Collection:
 
     # What follows runs on the writer thread.
 
+    def _adopt(self) -> None:
+        """Makes complete kept vectors of the server's model the collection's own."""
+        wanted = VectorSet(self._model, self._dimensions, self._info.image_count)
+        if self.matches or (wanted.image_count and wanted not in self._info.vector_sets):
+            return  # an empty collection has all vectors of every model
+        with storage_faults():
+            # A snapshot that this model had before would look right, number by number: it must be gone by then.
+            drop(self._folder / INDEX)
+            self._info = self.record.adopt(wanted)
+        _log.info("collection has the vectors of another model now", collection=self._info.id, model=self._model)
+
+    def _adopt_and_load(self) -> None:
+        self._adopt()
+        self._load()
+
+    def _try_adopting(self) -> None:
+        try:
+            self._adopt()
+        except WarmerError as error:
+            _log.error("complete vectors are not taken over", collection=self._info.id, error=str(error))
+
     def _load(self) -> None:
+        self._try_adopting()
         if self.matches and self._index is None:
             with storage_faults():
                 self._index, self._unsaved = load_index(self._folder / INDEX, self.record, self._info)
@@ -223,10 +264,11 @@ class Collection:
                 self.objects.remove(sha256)
         self._save_when_due()
         self._leftovers |= any(Outcome.MISSING in outcomes for outcomes in applied.outcomes)
-        return [Written(outcomes, applied.info.revision) for outcomes in applied.outcomes]
+        self._try_adopting()  # these may have been the last vectors that were missing, or the images without
+        return [Written(outcomes, applied.info) for outcomes in applied.outcomes]
 
     def _follow(self, change: Change) -> None:
-        if self._index is None:
+        if self._index is None or change.revision == self._index.view().revision:
             return
         try:
             self._index.apply(change)
@@ -254,13 +296,3 @@ class Collection:
         self.record.close()
         if not self._dirty and not self._leftovers:
             (self._folder / CLEAN).touch()
-
-
-def gone(name: str) -> NotFound:
-    """The error of a collection that is not there, or not any more."""
-    return NotFound(
-        f"there is no collection {name}",
-        reason="COLLECTION_NOT_FOUND",
-        resource=name,
-        hint="ListCollections names those that exist",
-    )

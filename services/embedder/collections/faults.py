@@ -1,11 +1,13 @@
-"""Turns what disks and SQLite raise into errors that say what to do, in one place for record, objects and catalogue."""
+"""The errors of collections: what disks and SQLite raise, turned into errors that say what to do, and their own."""
 
 import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from warmer.errors import DataLoss, Internal, ResourceExhausted, WarmerError
+from services.embedder.collections.model import CollectionInfo
+from warmer.errors import DataLoss, FailedPrecondition, Internal, NotFound, ResourceExhausted, WarmerError
+from warmer.names import collection_name
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -36,3 +38,26 @@ def storage_faults() -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         raise storage_error(error) from error
+
+
+def gone(name: str) -> NotFound:
+    """The error of a collection that is not there, or not any more."""
+    return NotFound(
+        f"there is no collection {name}",
+        reason="COLLECTION_NOT_FOUND",
+        resource=name,
+        hint="ListCollections names those that exist",
+    )
+
+
+def model_mismatch(info: CollectionInfo, server_model: str) -> FailedPrecondition:
+    """The error of a collection whose vectors another model made than the one that this server runs."""
+    missing = info.missing_vectors(server_model)
+    return FailedPrecondition(
+        f"{collection_name(info.id)} was embedded by {info.model}, this server runs {server_model}, "
+        f"of which {missing:,} of {info.image_count:,} images have no vector",
+        reason="MODEL_MISMATCH",
+        resource=collection_name(info.id),
+        hint=f"`warmer collections reembed {info.id}` makes those that are missing; or start a server with that model",
+        metadata={"collection_model": info.model, "server_model": server_model},
+    )

@@ -11,6 +11,15 @@ from services.embedder.index.base import Change
 
 
 @dataclass(frozen=True)
+class VectorSet:
+    """Vectors of another model than the collection's own; `image_count` images have one."""
+
+    model: str
+    dimensions: int
+    image_count: int
+
+
+@dataclass(frozen=True)
 class CollectionInfo:
     """The collection's own row. Times are microseconds since 1970, UTC. `token` is a random mark of this revision."""
 
@@ -24,6 +33,18 @@ class CollectionInfo:
     content_bytes: int
     create_us: int
     update_us: int
+    vector_sets: tuple[VectorSet, ...] = ()
+
+    def vector_set(self, model: str) -> VectorSet | None:
+        """The kept vectors of a model, if there are any."""
+        return next((found for found in self.vector_sets if found.model == model), None)
+
+    def missing_vectors(self, model: str) -> int:
+        """How many images have no vector of this model."""
+        if model == self.model:
+            return 0
+        found = self.vector_set(model)
+        return self.image_count - (found.image_count if found else 0)
 
 
 @dataclass(frozen=True)
@@ -48,12 +69,23 @@ class ImageInfo:
 
 
 @dataclass(frozen=True)
+class Without:
+    """Narrows a list to images that lack something: a caption of a model and prompt, a vector of a model. What is
+    empty narrows nothing."""
+
+    captions_of: str = ""
+    prompt_version: str = ""
+    vectors_of: str = ""
+
+
+@dataclass(frozen=True)
 class Add:
     """Adds or replaces an image.
 
-    `facts` and `vector` ((D,) float32, unit length) are None when the content is believed to be known already; then
-    they are taken from another image of the same content, and if there is none, the outcome is MISSING. `staged` is a
-    file of the object store that holds the content; without one, `content` is written if the store lacks it.
+    `facts` is None when the content is believed to be known already; then facts and vector are taken from another
+    image of the same content, and if there is none, the outcome is MISSING. `vector` is (D,) float32 of unit length;
+    one without facts is the caller's, and waits for them. `staged` is a file of the object store that holds the
+    content; without one, `content` is written if the store lacks it.
     """
 
     image_id: str
@@ -72,7 +104,41 @@ class Remove:
     image_id: str
 
 
-Operation = Add | Remove
+@dataclass(frozen=True)
+class ImageCaption:
+    """Keeps a caption of an image's content, in place of the one of this model and prompt. `sha256` is 32 raw bytes."""
+
+    image_id: str
+    sha256: bytes
+    text: str
+    model: str
+    prompt_version: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ImageVector:
+    """Keeps a vector that another model made of an image: little-endian float32 bytes. `sha256` is 32 raw bytes."""
+
+    image_id: str
+    sha256: bytes
+    model: str
+    vector: bytes
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the vector."""
+        return len(self.vector) // 4
+
+
+@dataclass(frozen=True)
+class ForgetVectors:
+    """Forgets the kept vectors of a model."""
+
+    model: str
+
+
+Operation = Add | Remove | ImageCaption | ImageVector | ForgetVectors
 
 
 class Outcome(Enum):
@@ -82,8 +148,13 @@ class Outcome(Enum):
     REPLACED = "replaced"
     UNCHANGED = "unchanged"
     REMOVED = "removed"
-    ABSENT = "absent"  # there was nothing to remove
+    ABSENT = "absent"  # there was nothing to remove or to forget
     MISSING = "missing"  # nothing was done, nor with the operations after it: facts and vector are needed after all
+    KEPT = "kept"
+    STALE = "stale"  # the image is gone, or its content is another
+    OTHER_LENGTH = "other length"  # the model's other vectors are not as long
+    FORGOTTEN = "forgotten"
+    IN_USE = "in use"  # the collection is searched with these vectors
 
 
 @dataclass(frozen=True)
@@ -98,7 +169,12 @@ class Applied:
 
 @dataclass(frozen=True)
 class Written:
-    """What a caller is told: outcomes of its operations, up to the first MISSING, and the revision that holds them."""
+    """What a caller is told: outcomes of its operations, up to the first MISSING, and the state that holds them."""
 
     outcomes: Sequence[Outcome]
-    revision: int
+    info: CollectionInfo
+
+    @property
+    def revision(self) -> int:
+        """The revision that holds what was done."""
+        return self.info.revision

@@ -10,13 +10,22 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from services.embedder.collections import schema
-from services.embedder.collections.model import Applied, CollectionInfo, Facts, ImageInfo, Operation
+from services.embedder.collections import keeping, schema
+from services.embedder.collections.model import (
+    Applied,
+    CollectionInfo,
+    Facts,
+    ImageCaption,
+    ImageInfo,
+    Operation,
+    VectorSet,
+    Without,
+)
 from services.embedder.collections.transaction import Transaction
 from services.embedder.index.base import HASH_BYTES, Entries
 
@@ -24,18 +33,28 @@ _FETCH = 4096
 _INFO = "id, model, dimensions, description, revision, token, image_count, content_bytes, create_us, update_us"
 _IMAGE = "image_id, sha256, media_type, width, height, size_bytes, source, images.create_us"
 _JOINED = "images JOIN contents USING (sha256)"
+_UNCAPTIONED = """ AND NOT EXISTS (
+    SELECT 1 FROM captions WHERE captions.sha256 = images.sha256 AND model = ? AND prompt_version = ?)"""
+_UNEMBEDDED = """ AND ? <> (SELECT model FROM collection) AND NOT EXISTS (
+    SELECT 1 FROM kept_vectors JOIN vector_sets ON set_number = vector_sets.number
+    WHERE model = ? AND kept_vectors.number = images.number)"""
+_CAPTION = """SELECT image_id, sha256, text, model, prompt_version, tokens
+    FROM images JOIN captions USING (sha256) WHERE image_id = ?"""
 
 
 class Record:
     """One collection's SQLite file. Methods block, and raise sqlite3.Error when file or disk fail."""
 
     def __init__(self, path: Path) -> None:
-        """Opens an existing file. Raises FailedPrecondition when its schema is of another version."""
+        """Opens an existing file, and brings one of an older version up to date.
+
+        Raises FailedPrecondition when a later version wrote it, or none did.
+        """
         if not path.is_file():
             raise sqlite3.OperationalError(f"{path.name} is missing")
         self._path = path
         self._writer = schema.connect(path)
-        schema.check_version(self._writer)
+        schema.prepare(self._writer)
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._closed = False
 
@@ -43,12 +62,12 @@ class Record:
     def create(path: Path, id: str, model: str, dimensions: int, description: str) -> None:
         """Makes the file of an empty collection."""
         now = _now_us()
-        info = CollectionInfo(id, model, dimensions, description, 0, secrets.randbits(62), 0, 0, now, now)
+        row = (id, model, dimensions, description, 0, secrets.randbits(62), 0, 0, now, now)
         connection = schema.connect(path)
         try:
             schema.create(connection)
-            marks = ", ".join("?" * len(astuple(info)))
-            connection.execute(f"INSERT INTO collection (one, {_INFO}) VALUES (1, {marks})", astuple(info))  # noqa: S608
+            marks = ", ".join("?" * len(row))
+            connection.execute(f"INSERT INTO collection (one, {_INFO}) VALUES (1, {marks})", row)  # noqa: S608
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             connection.close()
@@ -89,11 +108,29 @@ class Record:
             row = connection.execute(sql, (image_id,)).fetchone()
         return None if row is None else _image(row)
 
-    def images_after(self, image_id: str, limit: int) -> list[ImageInfo]:
-        """At most `limit` images with a larger id, by id."""
-        sql = f"SELECT {_IMAGE} FROM {_JOINED} WHERE image_id > ? ORDER BY image_id LIMIT ?"  # noqa: S608
+    def images_after(self, image_id: str, limit: int, without: Without) -> list[ImageInfo]:
+        """At most `limit` images with a larger id that lack what `without` says, by id."""
+        sql = f"SELECT {_IMAGE} FROM {_JOINED} WHERE image_id > ?"  # noqa: S608
+        values: list[str | int] = [image_id]
+        if without.captions_of:
+            sql += _UNCAPTIONED
+            values += [without.captions_of, without.prompt_version]
+        if without.vectors_of:
+            sql += _UNEMBEDDED
+            values += [without.vectors_of, without.vectors_of]
         with self.reading() as connection:
-            return [_image(row) for row in connection.execute(sql, (image_id, limit))]
+            return [_image(row) for row in connection.execute(sql + " ORDER BY image_id LIMIT ?", (*values, limit))]
+
+    def captions(self, image_ids: Sequence[str], model: str, prompt_version: str) -> list[ImageCaption]:
+        """The kept captions of a model and prompt, in the order of the ids; of any, the newest, for an empty model."""
+        sql = _CAPTION
+        values = [model, prompt_version] if model else []
+        if model:
+            sql += " AND model = ? AND prompt_version = ?"
+        sql += " ORDER BY captions.create_us DESC, model, prompt_version LIMIT 1"
+        with self.reading() as connection:
+            rows = [connection.execute(sql, (id, *values)).fetchone() for id in image_ids]
+        return [ImageCaption(*row) for row in rows if row is not None]
 
     def known_contents(self, hashes: Sequence[bytes]) -> set[bytes]:
         """Those SHA-256 whose content some image has."""
@@ -131,24 +168,33 @@ class Record:
         A request stops at its first MISSING, so that what comes after it still comes after it. The revision stays when
         nothing was added or removed. On an exception nothing has happened. Writer thread.
         """
+        with self._transaction():
+            transaction = Transaction(self._writer, _info(self._writer), _now_us())
+            return transaction.finish([transaction.apply(operations) for operations in requests])
+
+    def adopt(self, taken: VectorSet) -> CollectionInfo:
+        """Makes a complete set of kept vectors the collection's own; see `keeping.adopt`. Writer thread."""
+        with self._transaction():
+            return keeping.adopt(self._writer, _info(self._writer), taken, _now_us())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commits what the block did, durably; on an exception nothing has happened."""
         self._writer.execute("BEGIN IMMEDIATE")
         try:
-            transaction = Transaction(self._writer, _info(self._writer), _now_us())
-            outcomes = [transaction.apply(operations) for operations in requests]
-            applied = transaction.finish(outcomes)
+            yield
             self._writer.execute("COMMIT")
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
-        return applied
 
 
 def _info(connection: sqlite3.Connection) -> CollectionInfo:
     row = connection.execute(f"SELECT {_INFO} FROM collection").fetchone()  # noqa: S608
     if row is None:
         raise sqlite3.DatabaseError("the collection's own row is missing")
-    return CollectionInfo(*row)
+    return replace(CollectionInfo(*row), vector_sets=keeping.vector_sets(connection))
 
 
 def _image(row: tuple[str, bytes, str, int, int, int, str, int]) -> ImageInfo:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from warmer.errors import FailedPrecondition
 
-VERSION = 1
-
-TABLES = """
+_FIRST = """
 CREATE TABLE collection (
     one            INTEGER PRIMARY KEY CHECK (one = 1),
     id             TEXT NOT NULL,
@@ -51,6 +49,36 @@ CREATE TABLE vectors (
 ) STRICT;
 """
 
+_SECOND = """
+CREATE TABLE captions (               -- they go with their content
+    sha256          BLOB NOT NULL REFERENCES contents (sha256),
+    model           TEXT NOT NULL,
+    prompt_version  TEXT NOT NULL,
+    text            TEXT NOT NULL,
+    tokens          INTEGER NOT NULL,
+    create_us       INTEGER NOT NULL,
+    PRIMARY KEY (sha256, model, prompt_version)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE vector_sets (            -- vectors of other models than the collection's own
+    number       INTEGER PRIMARY KEY,
+    model        TEXT NOT NULL UNIQUE,
+    dimensions   INTEGER NOT NULL,
+    image_count  INTEGER NOT NULL     -- images that have one
+) STRICT;
+
+CREATE TABLE kept_vectors (
+    set_number  INTEGER NOT NULL REFERENCES vector_sets (number),
+    number      INTEGER NOT NULL REFERENCES images (number),
+    vector      BLOB NOT NULL,        -- little-endian float32, unit length
+    PRIMARY KEY (set_number, number)
+) STRICT;
+"""
+
+# What each version added, in order; a file's user_version counts those that it has. Scripts that were released stay as
+# they are: a change is a further script.
+VERSIONS = (_FIRST, _SECOND)
+
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection without implicit transactions: WAL, a sync at every commit. Whoever has it uses it alone."""
@@ -64,15 +92,18 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def create(connection: sqlite3.Connection) -> None:
     """Makes the tables of an empty file."""
-    connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+    _bring_up(connection, 0)
 
 
-def check_version(connection: sqlite3.Connection) -> None:
-    """Raises FailedPrecondition: SCHEMA_TOO_NEW when a later Warmer wrote the file, SCHEMA_UNKNOWN when none did."""
+def prepare(connection: sqlite3.Connection) -> None:
+    """Brings a file of an older version up to date, in one transaction.
+
+    Raises FailedPrecondition: SCHEMA_TOO_NEW when a later Warmer wrote the file, SCHEMA_UNKNOWN when none did.
+    """
     found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > VERSION:
+    if found > len(VERSIONS):
         raise FailedPrecondition(
-            f"the collection has schema version {found}; this version of Warmer reads up to {VERSION}",
+            f"the collection has schema version {found}; this version of Warmer reads up to {len(VERSIONS)}",
             reason="SCHEMA_TOO_NEW",
             hint="update Warmer",
         )
@@ -80,3 +111,15 @@ def check_version(connection: sqlite3.Connection) -> None:
         raise FailedPrecondition(
             "the file is no collection of Warmer", reason="SCHEMA_UNKNOWN", hint="restore the folder from a backup"
         )
+    if found < len(VERSIONS):
+        _bring_up(connection, found)
+
+
+def _bring_up(connection: sqlite3.Connection, version: int) -> None:
+    scripts = "".join(VERSIONS[version:])
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE; {scripts} PRAGMA user_version = {len(VERSIONS)}; COMMIT;")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

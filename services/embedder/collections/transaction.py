@@ -1,4 +1,4 @@
-"""Adds and removes inside one SQLite transaction, and what the index must do to follow it."""
+"""Operations inside one SQLite transaction, and what the index must do to follow it."""
 
 import secrets
 import sqlite3
@@ -7,7 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from services.embedder.collections.model import Add, Applied, CollectionInfo, Facts, Operation, Outcome, Remove
+from services.embedder.collections.keeping import Keeping
+from services.embedder.collections.model import (
+    Add,
+    Applied,
+    CollectionInfo,
+    Facts,
+    ForgetVectors,
+    ImageCaption,
+    ImageVector,
+    Operation,
+    Outcome,
+    Remove,
+)
 from services.embedder.index.base import HASH_BYTES, Change, Entries
 
 _CHANGES = (Outcome.ADDED, Outcome.REPLACED, Outcome.REMOVED)
@@ -25,6 +37,7 @@ class Transaction:
         self._sql = connection
         self._info = info
         self._now_us = now_us
+        self._keeping = Keeping(connection, info, now_us)
         self._removed: dict[str, None] = {}  # ids of the index that go away or change; a dict keeps their order
         self._added: dict[str, tuple[int, bytes, bytes]] = {}  # id -> number, sha256, vector
         self._maybe_orphans: dict[bytes, None] = {}
@@ -41,9 +54,17 @@ class Transaction:
         return outcomes
 
     def _apply(self, operation: Operation) -> Outcome:
-        if isinstance(operation, Remove):
-            return Outcome.REMOVED if self._drop(operation.image_id) else Outcome.ABSENT
-        return self._add(operation)
+        match operation:
+            case Add():
+                return self._add(operation)
+            case Remove():
+                return Outcome.REMOVED if self._drop(operation.image_id) else Outcome.ABSENT
+            case ImageCaption():
+                return self._keeping.keep_caption(operation)
+            case ImageVector():
+                return self._keeping.keep_vector(operation)
+            case ForgetVectors():
+                return self._keeping.forget(operation)
 
     def _add(self, add: Add) -> Outcome:
         row = self._sql.execute("SELECT sha256 FROM images WHERE image_id = ?", (add.image_id,)).fetchone()
@@ -61,6 +82,7 @@ class Transaction:
         ).lastrowid
         assert number is not None  # an INSERT always has one
         self._sql.execute("INSERT INTO vectors (number, vector) VALUES (?, ?)", (number, vector))
+        self._keeping.added(number, add.sha256)
         self._added[add.image_id] = (number, add.sha256, vector)
         self._count += 1
         return Outcome.REPLACED if replaced else Outcome.ADDED
@@ -81,6 +103,7 @@ class Transaction:
         if row is None:
             return False
         number, sha256 = row
+        self._keeping.dropped(number)
         self._sql.execute("DELETE FROM vectors WHERE number = ?", (number,))
         self._sql.execute("DELETE FROM images WHERE number = ?", (number,))
         if self._added.pop(image_id, None) is None:
@@ -94,6 +117,7 @@ class Transaction:
         for sha256 in self._maybe_orphans:
             if self._sql.execute("SELECT 1 FROM images WHERE sha256 = ? LIMIT 1", (sha256,)).fetchone() is None:
                 sql = "DELETE FROM contents WHERE sha256 = ? RETURNING size_bytes"
+                self._keeping.orphaned(sha256)
                 self._bytes -= self._sql.execute(sql, (sha256,)).fetchone()[0]
                 orphans.append(sha256)
         return orphans
@@ -101,6 +125,7 @@ class Transaction:
     def finish(self, outcomes: Sequence[Sequence[Outcome]]) -> Applied:
         """Updates the collection's own row, if anything changed; the commit is the caller's."""
         orphans = self._delete_orphans()
+        self._info = replace(self._info, vector_sets=self._keeping.finish())
         if any(outcome in _CHANGES for request in outcomes for outcome in request):
             self._info = replace(
                 self._info,

@@ -27,6 +27,9 @@ class Encoder(Protocol):
 
     The service calls `embed_texts` and `embed_images` from two threads at once, each with one batch at a time: searches
     must not wait for indexing.
+
+    Optional attributes, which the service shows where an encoder has them: `precision: str`, the number format that it
+    computes in (`fp32`, `fp16` or `bf16`), and `device: str`, where (`cpu`, `cuda:0`).
     """
 
     @property

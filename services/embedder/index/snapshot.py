@@ -71,6 +71,13 @@ def save(folder: Path, stamp: Stamp, entries: Entries) -> None:
             path.unlink()
 
 
+def drop(folder: Path) -> None:
+    """Makes sure, durably, that no snapshot is used again. Raises OSError."""
+    if folder.exists():
+        (folder / _MANIFEST).unlink(missing_ok=True)
+        sync_folder(folder)
+
+
 class Snapshot:
     """A snapshot on disk, opened by its manifest; `chunks` reads it."""
 

@@ -1,4 +1,7 @@
-"""Captions of the marked images: from the cache, else from the captioner, which is handed downscaled bytes."""
+"""Captions of the marked images: those kept in the collection, else from the cache, else from the captioner.
+
+The captioner is handed downscaled bytes; the first two move no image.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from services.orchestrator.store.captions import CaptionCache
 from services.orchestrator.strategies import merged
 from warmer.errors import WarmerError
 from warmer.names import collection_id
-from warmer.v1 import captioner_pb2
+from warmer.v1 import captioner_pb2, embedder_pb2
 from warmer.v1 import orchestrator_pb2 as pb
 
 
@@ -45,9 +48,7 @@ class CaptionStage:
         turn = self._job.history.turn
         wanted = merged(turn.relevant, turn.irrelevant)[: self._options.max_captions]
         had = {caption.key for caption in self._recorder.partial.captions}  # by an earlier owner of the round
-        missing = await self._from_cache([id for id in wanted if id not in had])
-        if missing:
-            await self._from_captioner(missing)
+        await self._find([id for id in wanted if id not in had])
         have = captioned(self._recorder.partial.captions)
         lacking = [id for id in wanted if id not in have]
         if not lacking:
@@ -55,13 +56,42 @@ class CaptionStage:
         reason = self._problems[0] if self._problems else "the captioner sent none"
         return Outcome(missing=f"{len(lacking)} of {len(wanted)} images have no caption: {reason}")
 
-    async def _from_cache(self, ids: Sequence[str]) -> list[str]:
-        """Takes what is cached; returns the rest. No image moves."""
+    async def _find(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
+        try:
+            model, prompt_version = await self._captioner.model()
+        except WarmerError:
+            # It was never reached. A caption that another captioner made ahead of time is better than none.
+            if await self._from_collection(ids, "", ""):
+                raise
+            return
+        left = await self._from_collection(ids, model, prompt_version)
+        if left:
+            left = await self._from_cache(left, model, prompt_version)
+        if left:
+            await self._from_captioner(left)
+
+    async def _from_collection(self, ids: Sequence[str], model: str, prompt_version: str) -> list[str]:
+        """Takes what was captioned ahead of time; returns the rest."""
+        collection = self._job.session.collection
+        try:
+            kept = await self._embedder.captions(collection, ids, model, prompt_version)
+        except WarmerError as error:
+            self._problems.append(error.message)
+            return list(ids)
+        if kept:
+            await self._keep([_as_caption(caption) for caption in kept], ())
+        found = {caption.image_id for caption in kept}
+        return [id for id in ids if id not in found]
+
+    async def _from_cache(self, ids: Sequence[str], model: str, prompt_version: str) -> list[str]:
+        """Takes what is cached; returns the rest."""
         hashes = {id: self._job.sha256s.get(id, "") for id in ids}
         known = list(dict.fromkeys(sha256 for sha256 in hashes.values() if sha256))
         if not known:
             return list(ids)
-        cached = await self._cache.get(self._job.session.ref.tenant, *await self._captioner.model(), known)
+        cached = await self._cache.get(self._job.session.ref.tenant, model, prompt_version, known)
         found = []
         for id, sha256 in hashes.items():
             if sha256 in cached:
@@ -146,6 +176,18 @@ class CaptionStage:
                 kept.key = ""
                 entry = {sha256: kept.SerializeToString()}
                 await self._cache.put(tenant, caption.model, caption.prompt_version, entry)
+
+
+def _as_caption(kept: embedder_pb2.ImageCaption) -> captioner_pb2.Caption:
+    caption = captioner_pb2.Caption(
+        key=kept.image_id,
+        text=kept.text,
+        model=kept.model,
+        prompt_version=kept.prompt_version,
+        tokens=kept.tokens,
+    )
+    caption.status.SetInParent()  # OK
+    return caption
 
 
 def captioned(captions: Iterable[captioner_pb2.Caption]) -> set[str]:

@@ -36,6 +36,10 @@ class Embedder:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = EmbedderServiceStub(channel)
 
+    async def model(self) -> str:
+        """Identity of the model that the embedder runs."""
+        return (await _answer("embedder", self._stub.GetModel(common_pb2.GetModelRequest()))).id
+
     async def collection(self, name: str) -> embedder_pb2.Collection:
         """One collection."""
         request = embedder_pb2.GetCollectionRequest(name=name)
@@ -70,6 +74,15 @@ class Embedder:
         """Lower-case hex SHA-256 of one image's content, as it is now."""
         request = embedder_pb2.GetImageRequest(name=image_name(collection_id, image_id))
         return (await _answer("embedder", self._stub.GetImage(request))).sha256
+
+    async def captions(
+        self, collection: str, image_ids: Sequence[str], model: str, prompt_version: str
+    ) -> Sequence[embedder_pb2.ImageCaption]:
+        """Captions kept in a collection (a resource name) of one model and prompt; for an empty model the newest."""
+        request = embedder_pb2.GetCaptionsRequest(
+            collection=collection, image_ids=image_ids, model=model, prompt_version=prompt_version
+        )
+        return (await _answer("embedder", self._stub.GetCaptions(request))).captions
 
 
 class Captioner:

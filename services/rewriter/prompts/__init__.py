@@ -1,7 +1,9 @@
 """Prompts are data files with a version, because a changed prompt is a changed model: caches and studies name it.
 
-A prompt shows the model a few finished merges as earlier turns of the chat (few-shot) and then asks for one more. What
-people and captioners wrote is data: it is stripped of whatever could end its turn, shortened, and put behind a label.
+A prompt instructs the model, or shows it a few finished merges as earlier turns of the chat (few-shot), or both, and
+then asks for one more. What people and captioners wrote is data: it is stripped of whatever could end its turn or its
+line, shortened, and put behind a label, in quotation marks where the prompt has them. So it cannot leave its place:
+whatever it orders or pretends to be, only the words between the marks change.
 """
 
 import re
@@ -16,11 +18,15 @@ from services.rewriter.models.base import Message
 from warmer.errors import FailedPrecondition
 
 _FOLDER = Path(__file__).parent
-# Chat-template and special tokens of the common families: ChatML, Llama 2 and 3, Mistral, Gemma, Phi.
+# Chat-template and special tokens: <|...|> of ChatML, Llama 3, Phi, Cohere, DeepSeek and others, tags (Llama 2, Gemma,
+# the <think> of many, <image> of LLaVA), and the brackets of Mistral, Llama 2 and BERT.
 _TEMPLATE_TOKEN = re.compile(
-    r"<\|.{0,64}?\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>|<\|+|\|+>",
+    r"<\|.{0,64}?\|>|<<?/?[a-z_][\w.:-]{0,64}/?>?>|<\|+|\|+>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID|IMG(?:_BREAK|_END)?"
+    r"|AUDIO|BEGIN_AUDIO|THINK|PREFIX|MIDDLE|SUFFIX|BOS|EOS|PAD|UNK|CLS|SEP|MASK)\]",
     re.IGNORECASE,
 )
+_QUOTE = re.compile('["\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u2036\u301d\u301e]')
 MAX_PART_CHARS = 600
 
 
@@ -66,6 +72,12 @@ class Prompt:
     """Captions that the model is told beside a comment: small models copy the caption and lose the comment."""
     begin_with_query: bool
     """Whether the answer is begun for the model with the query, which it then goes on writing."""
+    max_new_tokens: int
+    """Tokens that an answer to this prompt needs at most; the setting of the same name may allow less."""
+    quoted: bool
+    """Whether what people and captioners wrote stands in quotation marks."""
+    closing: str
+    """The last line of every request, e.g. `New query:`; empty for none."""
 
     def messages(
         self, query: str, captions: Sequence[str] = (), irrelevant: Sequence[str] = (), comment: str = ""
@@ -91,17 +103,26 @@ class Prompt:
         shots = [
             text for s in self.examples for text in (s.query, *s.captions, *s.irrelevant, s.comment, s.rewrite) if text
         ]
-        return [self.system, *shots]
+        return [text for text in (self.system, self.closing) if text] + shots
 
     def _request(self, query: str, captions: Sequence[str], irrelevant: Sequence[str], comment: str) -> str:
         most = self.max_captions_with_comment if comment.strip() else self.max_captions
-        lines = [("query", query)]
-        lines += [("caption", caption) for caption in captions[:most]]
-        if "irrelevant" in self.labels:
-            lines += [("irrelevant", caption) for caption in irrelevant[:most]]
-        lines.append(("comment", comment))
-        data = ((self.labels[kind], as_data(text).rstrip(" .,;:")) for kind, text in lines)
-        return "\n".join(f"{label}: {text}" for label, text in data if text)
+        parts = {"query": [query], "caption": captions, "irrelevant": irrelevant, "comment": [comment]}
+        limits = {"caption": most, "irrelevant": most}
+        lines = []
+        for kind, texts in parts.items():
+            if kind in self.labels:
+                data = dict.fromkeys(filter(None, map(self._data, texts)))  # what is said twice is told once
+                lines += [f"{self.labels[kind]}: {text}" for text in list(data)[: limits.get(kind)]]
+        return "\n".join([*lines, self.closing] if self.closing else lines)
+
+    def _data(self, text: str) -> str:
+        """A text as it stands in the prompt; empty where nothing is left of it."""
+        data = as_data(text).rstrip(" .,;:")
+        if not (self.quoted and data):
+            return data
+        inside = _QUOTE.sub("'", data)
+        return f'"{inside}"'
 
 
 def load_prompt(name: str) -> Prompt:
@@ -124,10 +145,13 @@ def read_prompt(path: Path) -> Prompt:
             version=str(data["version"]),
             system=str(data.get("system", "")).strip(),
             labels={str(kind): str(label) for kind, label in data["labels"].items()},
-            examples=tuple(_example(item) for item in data["examples"]),
+            examples=tuple(_example(item) for item in data.get("examples", ())),
             max_captions=int(data.get("max_captions", 1)),
             max_captions_with_comment=int(data.get("max_captions_with_comment", data.get("max_captions", 1))),
             begin_with_query=bool(data.get("begin_with_query", False)),
+            max_new_tokens=int(data.get("max_new_tokens", 100)),
+            quoted=bool(data.get("quoted", False)),
+            closing=str(data.get("closing", "")).strip(),
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise FailedPrecondition(f"the prompt {path.name} cannot be read: {error!r}", reason="BAD_PROMPT") from error

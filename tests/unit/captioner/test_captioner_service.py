@@ -2,28 +2,20 @@
 
 import asyncio
 import importlib.util
-import io
 import re
 import threading
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from PIL import Image
+from captioner_kit import COLOURS, captioner, collect, error_of, image, item
 
 from services.captioner.models import CaptionText
-from services.captioner.service import build
 from services.common.decoding import Resize
-from services.common.server import ServiceHost
-from services.common.settings import load_settings
-from warmer.errors import InvalidArgument, ResourceExhausted, from_rpc_error, from_status
+from warmer.errors import InvalidArgument, ResourceExhausted, Unavailable, from_status
 from warmer.v1 import common_pb2
-from warmer.v1.captioner_pb2 import CaptionItem, CaptionRequest
-from warmer.v1.captioner_pb2_grpc import CaptionerServiceStub
-
-COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
+from warmer.v1.captioner_pb2 import CaptionRequest
 
 
 class ColourNamer:
@@ -39,49 +31,33 @@ class ColourNamer:
         self.batches = []
         self.gate = threading.Event()
         self.gate.set()
+        self.stopped = []
+        self.closed = False
 
-    def caption(self, pixels, on_text):
-        if all(image.any() for image in pixels):  # the warm-up is black
+    def close(self):
+        self.closed = True
+
+    def caption(self, pixels, on_text, should_stop=None):
+        if all(picture.any() for picture in pixels):  # the warm-up is black
             assert self.gate.wait(20)
             self.batches.append(len(pixels))
         captions = []
-        for index, image in enumerate(pixels):
-            assert image.shape == (8, 8, 3)
-            assert image.dtype == np.uint8
-            mean = image.reshape(-1, 3).astype(float).mean(0)
+        for index, picture in enumerate(pixels):
+            assert picture.shape == (8, 8, 3)
+            assert picture.dtype == np.uint8
+            mean = picture.reshape(-1, 3).astype(float).mean(0)
             if (mean > 240).all():
                 raise ValueError("secret: too bright for this model")
             name = min(COLOURS, key=lambda colour: np.abs(mean - COLOURS[colour]).sum())
             for word in ("all", f" {name}"):
                 on_text(index, word)
+            if should_stop is not None:
+                self.stopped.append(should_stop(index))
+            if name == "green" and picture[0, 0, 1] == 199:
+                captions.append(Unavailable("no more green", reason="NO_GREEN"))
+                continue
             captions.append(CaptionText(f"all {name}", 2))
         return captions
-
-
-def image(colour, kind="PNG", size=(20, 10)):
-    out = io.BytesIO()
-    Image.new("RGB", size, COLOURS.get(colour, colour)).save(out, kind)
-    return out.getvalue()
-
-
-def item(key, data):
-    return CaptionItem(key=key, image=data)
-
-
-@asynccontextmanager
-async def captioner(tmp_path, load, **changes):
-    settings = load_settings(**{"decode_workers": 1, **changes})
-    host = ServiceHost(settings)
-    host.add(await build(settings, load) if load else await build(settings))
-    target = f"unix:{tmp_path}/c.sock"
-    try:
-        await host.start(target)
-        await host.warm()
-        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        async with grpc.aio.insecure_channel(target, options=options) as channel:
-            yield CaptionerServiceStub(channel)
-    finally:
-        await host.stop(0)
 
 
 @pytest.fixture
@@ -93,26 +69,6 @@ def model():
 async def stub(tmp_path, model):
     async with captioner(tmp_path, lambda _settings: model, caption_wait_s=0.3) as running:
         yield running
-
-
-async def collect(call):
-    """Deltas by key, and captions by key; checks the order within each key."""
-    deltas, captions = {}, {}
-    async for answer in call:
-        if answer.WhichOneof("event") == "text_delta":
-            assert answer.text_delta.key not in captions
-            deltas.setdefault(answer.text_delta.key, []).append(answer.text_delta.text)
-        else:
-            assert answer.caption.key not in captions
-            captions[answer.caption.key] = answer.caption
-    return deltas, captions
-
-
-async def error_of(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
-            pass
-    return from_rpc_error(caught.value)
 
 
 async def test_each_image_gets_its_caption_in_one_batch(stub, model):
@@ -166,6 +122,30 @@ async def test_a_model_that_breaks_is_the_status_of_its_batch_and_the_next_one_w
     assert "secret" not in str(error)
     _, captions = await collect(stub.Caption(CaptionRequest(items=[item("a", image("red"))])))
     assert captions["a"].text == "all red"
+
+
+async def test_the_error_of_one_image_is_its_status_alone(stub, model):
+    items = [item("a", image("red")), item("g", image((20, 199, 20))), item("b", image("blue"))]
+    _, captions = await collect(stub.Caption(CaptionRequest(items=items)))
+    assert (captions["a"].text, captions["b"].text) == ("all red", "all blue")
+    assert from_status(captions["g"].status).reason == "NO_GREEN"
+    assert model.batches == [3]
+
+
+async def test_a_running_model_is_told_whose_caller_has_gone(tmp_path, model):
+    model.gate.clear()
+    async with captioner(tmp_path, lambda _settings: model, caption_batch=2, caption_wait_s=0.5) as stub:
+        gone = asyncio.create_task(collect(stub.Caption(CaptionRequest(items=[item("k", image("red"))]))))
+        stays = asyncio.create_task(collect(stub.Caption(CaptionRequest(items=[item("k", image("blue"))]))))
+        await asyncio.sleep(1.0)
+        gone.cancel()
+        await asyncio.sleep(0.3)
+        model.gate.set()
+        _, captions = await stays
+        assert captions["k"].text == "all blue"
+        assert (model.batches, sorted(model.stopped)) == ([2], [False, True])
+        assert not model.closed
+    assert model.closed
 
 
 @pytest.mark.parametrize(
@@ -242,7 +222,7 @@ async def test_the_real_captioner_describes_a_real_photo(tmp_path):
     photo = Path(skimage.submodule_search_locations[0]) / "data" / "astronaut.png" if skimage else Path("missing")
     if not photo.is_file():
         pytest.skip("scikit-image, whose photo this test describes, is not installed")
-    async with captioner(tmp_path, None) as stub:
+    async with captioner(tmp_path) as stub:
         request = CaptionRequest(items=[item("a", photo.read_bytes()), item("b", b"no image")])
         deltas, captions = await collect(stub.Caption(request))
         caption = captions["a"]

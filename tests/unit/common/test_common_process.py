@@ -141,10 +141,29 @@ def test_a_model_that_is_not_there(start):
             EmbedderServiceStub(channel).EmbedText(pb.EmbedTextRequest(texts=["look"]))
         assert from_rpc_error(caught.value).reason == "WARMING_UP"
     process.warm.write_text("broken")
-    assert process.end() == 1
-    line = process.wait_for("embedder cannot start: the model file is gone. install it")
+    line = process.wait_for("not serving: the model file is gone. install it")
     assert line["reason"] == "MODEL_NOT_INSTALLED"
+    with grpc.insecure_channel(process.target) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            EmbedderServiceStub(channel).EmbedText(pb.EmbedTextRequest(texts=["look"]))
+        assert from_rpc_error(caught.value).reason == "MODEL_NOT_INSTALLED"
+        check = health_pb2.HealthCheckRequest(service="warmer.v1.EmbedderService")
+        assert health_pb2_grpc.HealthStub(channel).Check(check).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end() == 0
     assert "exception" not in str(process.lines)
+
+
+def test_what_may_pass_is_tried_again(start):
+    process = start()
+    process.warm.write_text("away")
+    assert process.wait_for("not serving: the model server cannot be reached")["retry"] is True
+    process.warm.write_text("")
+    process.wait_for("serving")
+    with grpc.insecure_channel(process.target) as channel:
+        EmbedderServiceStub(channel).EmbedText(pb.EmbedTextRequest(texts=["look"]))
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.end() == 0
 
 
 def test_a_port_that_is_taken(start):

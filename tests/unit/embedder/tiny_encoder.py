@@ -66,3 +66,22 @@ class TinyEncoder:
             rows.append(np.concatenate([histogram, 0.1 * (pattern - pattern.mean())]))
         vectors = np.array(rows, np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class TurnedEncoder(TinyEncoder):
+    """The tiny encoder in a space of other axes and length: what it makes never fits the tiny encoder's."""
+
+    dimensions = TinyEncoder.dimensions + 4
+
+    def __init__(self, id: str = "turned@1") -> None:
+        super().__init__(id)
+        self._tiny = TinyEncoder()
+        axes = np.random.default_rng(0).normal(size=(self.dimensions, TinyEncoder.dimensions))
+        self._axes = np.linalg.qr(axes)[0].T.astype(np.float32)
+
+    def embed_texts(self, texts):
+        made = self._tiny.embed_texts(texts)
+        return TextEmbeddings(made.vectors @ self._axes, made.tokens)
+
+    def embed_images(self, pixels):
+        return self._tiny.embed_images(pixels) @ self._axes

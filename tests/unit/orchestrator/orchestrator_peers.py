@@ -75,6 +75,7 @@ class PlainEmbedder(EmbedderServiceServicer):
         self.ids = list(self.descriptions)
         self.vectors = np.stack([text_vector(self.descriptions[id]) for id in self.ids])
         self.searches: list[common_pb2.SearchSpec] = []
+        self.captions: list[embedder_pb2.ImageCaption] = []  # kept ahead of time, newest first
 
     def vector(self, id: str) -> np.ndarray:
         if id not in self.descriptions:
@@ -122,6 +123,15 @@ class PlainEmbedder(EmbedderServiceServicer):
         _, id = image_parts(request.name)
         self.vector(id)
         return embedder_pb2.Image(name=request.name, sha256=self.sha256(id))
+
+    async def GetCaptions(self, request, context):
+        await self.trouble.meet("GetCaptions")
+        found = {}
+        for kept in self.captions:
+            fits = not request.model or (kept.model, kept.prompt_version) == (request.model, request.prompt_version)
+            if fits and kept.image_id in request.image_ids:
+                found.setdefault(kept.image_id, kept)
+        return embedder_pb2.GetCaptionsResponse(captions=[found[id] for id in request.image_ids if id in found])
 
     def sha256(self, id: str) -> str:
         return hashlib.sha256(image_bytes(self.descriptions[id])).hexdigest()

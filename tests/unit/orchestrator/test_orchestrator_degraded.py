@@ -7,6 +7,7 @@ import pytest
 from orchestrator_peers import image_bytes, new_session, refine, unavailable
 
 from warmer.errors import from_rpc_error
+from warmer.v1 import embedder_pb2
 from warmer.v1 import orchestrator_pb2 as pb
 from warmer.v1.rewriter_pb2 import Rewrite
 
@@ -35,6 +36,32 @@ async def test_captioner_down_degrades_and_the_comment_still_counts(stub, stack)
     round = events[-1].round
     assert list(round.degraded_stages) == [pb.STAGE_CAPTION]
     assert round.rewrite.text == "a dog on grass snow"
+
+
+async def test_a_captioner_that_was_never_there_is_replaced_by_any_kept_caption(stub, stack):
+    stack.captioner.trouble.errors["GetModel"] = unavailable("captioner")
+    session, first = await new_session(stub)
+    good, bad = ids(first)[:2]
+    stack.embedder.captions += [
+        embedder_pb2.ImageCaption(image_id=good, text="the newest", model="b", prompt_version="1"),
+        embedder_pb2.ImageCaption(image_id=good, text="an older one", model="a"),
+    ]
+    round = (await refine(stub, session.name, relevant=[good]))[-1].round
+    assert [(c.key, c.text, c.model) for c in round.captions] == [(good, "the newest", "b")]
+    assert not round.degraded_stages
+    events = await refine(stub, session.name, relevant=[good, bad])
+    assert [c.key for c in events[-1].round.captions] == [good]
+    skipped = next(e.stage for e in events if e.stage.phase == pb.StageEvent.PHASE_SKIPPED)
+    assert "captioner is down" in skipped.detail
+
+
+async def test_a_collection_that_cannot_tell_its_captions_does_without(stub, stack):
+    stack.embedder.trouble.errors["GetCaptions"] = unavailable("embedder")
+    session, first = await new_session(stub)
+    chosen = ids(first)[0]
+    round = (await refine(stub, session.name, relevant=[chosen]))[-1].round
+    assert [c.text for c in round.captions] == [stack.embedder.descriptions[chosen]]
+    assert not round.degraded_stages
 
 
 async def test_one_image_without_caption_leaves_the_others(stub, stack):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from orchestrator_peers import image_bytes, new_session, refine, text_vector, unavailable
 
+from warmer.v1 import embedder_pb2
 from warmer.v1 import orchestrator_pb2 as pb
 
 PREFERENCE, REWRITE = pb.STRATEGY_PREFERENCE, pb.STRATEGY_REWRITE
@@ -169,6 +170,38 @@ async def test_cached_captions_move_no_image(stub, stack):
     round = (await refine(stub, third.name, relevant=[chosen]))[-1].round
     assert round.captions
     assert not round.degraded_stages
+
+
+def kept(id: str, text: str, model: str = "plain-captioner", prompt_version: str = "p1") -> embedder_pb2.ImageCaption:
+    return embedder_pb2.ImageCaption(image_id=id, text=text, model=model, prompt_version=prompt_version)
+
+
+async def test_captions_made_ahead_of_time_are_taken_from_the_collection(stub, stack):
+    session, first = await new_session(stub)
+    one, two, three = ids(first)[:3]
+    stack.embedder.captions += [kept(one, "one ahead"), kept(two, "of another prompt", prompt_version="p0")]
+    stack.embedder.captions.append(kept(three, "three ahead"))
+    round = (await refine(stub, session.name, relevant=[one, two], irrelevant=[three]))[-1].round
+    assert {c.key: c.text for c in round.captions} == {
+        one: "one ahead",
+        two: stack.embedder.descriptions[two],
+        three: "three ahead",
+    }
+    assert stack.captioner.captioned == [two]
+    assert stack.embedder.trouble.calls.count("GetCaptions") == 1
+    assert stack.embedder.trouble.calls.count("GetImageContent") == 1
+    assert not round.degraded_stages
+
+
+async def test_a_kept_caption_goes_before_a_cached_one(stub, stack):
+    session, first = await new_session(stub)
+    chosen = ids(first)[0]
+    await refine(stub, session.name, relevant=[chosen])
+    stack.embedder.captions.append(kept(chosen, "made ahead"))
+    other, _ = await new_session(stub)
+    round = (await refine(stub, other.name, relevant=[chosen]))[-1].round
+    assert [c.text for c in round.captions] == ["made ahead"]
+    assert stack.captioner.trouble.calls.count("Caption") == 1
 
 
 async def test_an_example_image_is_kept_as_a_vector_and_goes_on(stub, stack):

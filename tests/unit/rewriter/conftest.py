@@ -1,6 +1,7 @@
-"""The real SmolLM2, unpacked once for all tests: in the user's cache, as an installed Warmer has it."""
+"""The real SmolLM2, unpacked once for all tests, and a tiny Llama 3.1."""
 
 import pytest
+from tiny import llama
 
 from services.common.settings import load_settings
 from services.common.weights import SMOLLM2
@@ -19,4 +20,10 @@ def smollm2_settings():
 
 @pytest.fixture(scope="session")
 def smollm2(smollm2_settings):
+    """In the user's cache, as an installed Warmer has it."""
     return load_language_model(smollm2_settings)
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory):
+    return llama.build(tmp_path_factory.mktemp("llama") / "Llama-tiny-Instruct")

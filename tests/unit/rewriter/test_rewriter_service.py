@@ -18,10 +18,12 @@ from warmer.v1.rewriter_pb2_grpc import RewriterServiceStub
 
 
 class Slow:
-    """A language model that writes one scripted word at a time, each when the test lets it."""
+    """A language model that writes one scripted word at a time to a whole batch, each when the test lets it."""
 
     id = "slow"
     backend = "test"
+    precision = "fp64"
+    device = "abacus"
     max_tokens = 100
 
     def __init__(self, answer=" with a ball"):
@@ -29,46 +31,49 @@ class Slow:
         self.go = threading.Semaphore(0)
         self.begun = threading.Event()
         self.stopped = threading.Event()
-        self.asked = []
+        self.closed = threading.Event()
+        self.batches = []  # of each batch, what every chat ends with
 
-    def generate(self, messages, *, max_new_tokens, on_text, should_stop):
-        self.asked.append(messages)
+    def warm(self, chats):
+        assert len(chats) == 2
+
+    def close(self):
+        self.closed.set()
+
+    def generate(self, requests, *, max_new_tokens):
+        self.batches.append([request.chat[-1]["content"] for request in requests])
         self.begun.set()
-        text = ""
+        texts = dict.fromkeys(range(len(requests)), "")
+        running = set(texts)
         for word in self.answer.split(" ")[1:]:
             while not self.go.acquire(timeout=0.01):
-                if should_stop():
+                for index in [i for i in running if requests[i].should_stop()]:
+                    running.remove(index)
                     self.stopped.set()
-                    return Generation(text, 0, False)
-            text += f" {word}"
-            on_text(f" {word}")
-        return Generation(text, len(text.split()), True)
+                if not running:
+                    break
+            for index in running:
+                texts[index] += f" {word}"
+                requests[index].on_text(f" {word}")
+        return [Generation(text, len(text.split()), index in running) for index, text in texts.items()]
 
 
 class Broken(Slow):
-    def generate(self, messages, **_):
-        if "boom" in messages[-1]["content"]:
+    def generate(self, requests, **_):
+        if any("boom" in request.chat[-1]["content"] for request in requests):
             raise RuntimeError("secret path")
-        return Generation("", 0, True)
+        return [Generation("", 0, True) for _ in requests]
 
 
 @asynccontextmanager
-async def rewriter(tmp_path, load=None, warm_with=None, **changes):
-    """A stub for a running rewriter. `load` gives a model object; `warm_with` lets its warm-up pass."""
+async def rewriter(tmp_path, load=None, **changes):
+    """A stub for a running rewriter. `load` gives a model object; None loads what the settings say."""
     settings = load_settings(**{"rewriter_mode": "model", **changes})
     host = ServiceHost(settings)
     host.add(await (build(settings, load) if load else build(settings)))
     target = f"unix:{tmp_path}/r.sock"
     await host.start(target)
-    if warm_with is not None:
-        for _ in range(100):
-            warm_with.go.release()
     await host.warm()
-    if warm_with is not None:
-        while warm_with.go.acquire(blocking=False):
-            pass
-        warm_with.begun.clear()
-        warm_with.asked.clear()
     try:
         async with grpc.aio.insecure_channel(target) as channel:
             yield RewriterServiceStub(channel)
@@ -78,7 +83,7 @@ async def rewriter(tmp_path, load=None, warm_with=None, **changes):
 
 @asynccontextmanager
 async def slow_rewriter(tmp_path, model, **changes):
-    async with rewriter(tmp_path, lambda _settings: model, model, **changes) as stub:
+    async with rewriter(tmp_path, lambda _settings: model, **changes) as stub:
         yield stub
 
 
@@ -136,6 +141,8 @@ async def test_words_stream_as_they_are_written_and_the_rewrite_comes_last(tmp_p
         assert rewrite.fallback_reason == Rewrite.FALLBACK_REASON_UNSPECIFIED
         described = await stub.GetModel(common_pb2.GetModelRequest())
         assert (described.id, described.prompt_version, described.max_tokens) == ("slow", "compact.v1", 100)
+        assert (described.backend, described.precision, described.device) == ("test", "fp64", "abacus")
+    assert model.closed.is_set()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +175,7 @@ async def test_nothing_to_merge_keeps_the_query_and_a_full_query_joins_without_t
         _, rewrite = await collect(stub.Rewrite(RewriteRequest(query=long, comment="black")))
         assert rewrite.text == f"{long}, black"
         assert rewrite.fallback_reason == Rewrite.FALLBACK_REASON_TOO_LONG
-        assert model.asked == []
+        assert model.batches == []
 
 
 @pytest.mark.parametrize(
@@ -199,7 +206,7 @@ async def until(condition):
 
 async def test_a_full_queue_says_when_to_come_back(tmp_path):
     model = Slow()
-    async with slow_rewriter(tmp_path, model, rewriter_queue=1) as stub:
+    async with slow_rewriter(tmp_path, model, rewriter_queue=1, rewriter_batch=1) as stub:
         running = asyncio.create_task(collect(stub.Rewrite(RewriteRequest(query="a dog", comment="ball"))))
         await until(model.begun.is_set)
         waiting = asyncio.create_task(collect(stub.Rewrite(RewriteRequest(query="a cat", comment="ball"))))
@@ -213,21 +220,39 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path):
         assert (await waiting)[1].text == "a cat with a ball"
 
 
-async def test_a_caller_who_goes_stops_the_model_and_leaves_the_queue(tmp_path):
+async def test_calls_that_come_together_share_a_batch_and_stream_apart(tmp_path):
     model = Slow()
-    async with slow_rewriter(tmp_path, model) as stub:
-        running = stub.Rewrite(RewriteRequest(query="a dog", comment="ball"))
-        await anext(aiter(running))
+    async with slow_rewriter(tmp_path, model, rewriter_batch=3, rewriter_wait_s=1.0) as stub:
+        animals = ["a dog", "a cat", "a cow", "a pig"]
+        calls = [stub.Rewrite(RewriteRequest(query=animal, comment="ball")) for animal in animals]
+        for call, animal in list(zip(calls, animals, strict=True))[:3]:
+            assert (await anext(aiter(call))).text_delta == animal
+        model.go.release()
+        for call in calls[:3]:
+            assert (await anext(aiter(call))).text_delta == " with"
+        model.go.release(100)
+        rewrites = [(await collect(call))[1].text for call in calls]
+        assert rewrites == [f"{animal} with a ball" for animal in animals]
+        assert sorted(model.batches[0]) == sorted(animals[:3])  # full, so it did not wait
+        assert model.batches[1:] == [animals[3:]]
+
+
+async def test_a_caller_who_goes_stops_its_row_and_leaves_the_queue(tmp_path):
+    model = Slow()
+    async with slow_rewriter(tmp_path, model, rewriter_batch=2, rewriter_wait_s=0.2) as stub:
+        running = [stub.Rewrite(RewriteRequest(query=query, comment="ball")) for query in ("a dog", "a pig")]
+        for call in running:
+            await anext(aiter(call))
         waiting = stub.Rewrite(RewriteRequest(query="a cat", comment="ball"))
         await asyncio.sleep(0.1)
         waiting.cancel()
         await asyncio.sleep(0.1)
-        running.cancel()
+        running[0].cancel()
         await until(model.stopped.is_set)
         model.go.release(100)
+        assert (await collect(running[1]))[1].text == "a pig with a ball"  # its neighbour is written to the end
         assert (await collect(stub.Rewrite(RewriteRequest(query="a cow", comment="ball"))))[1].text
-        openings = [messages[-1]["content"] for messages in model.asked]
-        assert openings == ["a dog", "a cow"]  # the cat was never begun
+        assert [sorted(batch) for batch in model.batches] == [["a dog", "a pig"], ["a cow"]]  # the cat was never begun
 
 
 async def test_a_broken_model_fails_one_call_without_saying_its_secrets(tmp_path):
@@ -255,7 +280,7 @@ async def test_calls_before_the_model_is_loaded_are_told_to_wait(tmp_path):
 
 
 async def test_the_real_model_merges(tmp_path, smollm2_settings, smollm2):
-    changes = smollm2_settings.model_dump()
+    changes = smollm2_settings.model_dump(include=smollm2_settings.model_fields_set)
     async with rewriter(tmp_path, lambda _settings: smollm2, **changes) as stub:
         request = RewriteRequest(
             query="A barechested man surfs on a white surfboard .",

@@ -234,7 +234,10 @@ class Embedder(embedder_grpc.EmbedderServiceServicer):
         images = self._need(request.search.collection, context)
         self.last_search = request.search
         found = [id for id in sorted(images) if id not in request.search.excluded_image_ids]
-        return embedder_pb2.SearchResponse(hits=hits_of(found[: request.search.top_k]), revision=self.revision)
+        hits = hits_of(found[: request.search.top_k])
+        for hit in hits[: request.search.rerank_count]:
+            hit.match = 0.5
+        return embedder_pb2.SearchResponse(hits=hits, revision=self.revision)
 
     def RankImages(self, request: Any, context: Any) -> embedder_pb2.RankImagesResponse:
         self.calls.enter("RankImages", context)

@@ -17,7 +17,7 @@ from warmer.v1 import captioner_pb2, common_pb2, embedder_pb2, embedder_pb2_grpc
 def test_retries_only_idempotent_methods_and_unavailable() -> None:
     (method,) = json.loads(channel.service_config())["methodConfig"]
     assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    harmless = ("Get", "List", "Embed", "Rank")
+    harmless = ("Get", "List", "Embed", "Rank", "Put")
     for name in method["name"]:
         assert name["method"].startswith(harmless) or name["method"] == "Search"
 
@@ -25,7 +25,7 @@ def test_retries_only_idempotent_methods_and_unavailable() -> None:
 def test_every_idempotent_method_exists_and_none_is_forgotten() -> None:
     files = (embedder_pb2, captioner_pb2, rewriter_pb2, orchestrator_pb2)
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
-    harmless = ("Get", "List", "Embed", "RankImages")
+    harmless = ("Get", "List", "Embed", "RankImages", "Put")
     expected = {
         service.full_name: {m.name for m in service.methods if m.name.startswith(harmless) or m.name == "Search"}
         for service in services

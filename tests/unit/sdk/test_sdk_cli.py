@@ -36,7 +36,17 @@ def test_help_teaches_and_names_the_exit_codes(cli: Cli) -> None:
     text = " ".join(cli("--help").stdout.split())
     assert "3 done, but some items failed" in text
     assert "warmer index my/photos" in text
-    for command in ("up", "index", "search", "refine", "session", "collections", "models"):
+    for command in (
+        "up",
+        "index",
+        "caption",
+        "import-reference",
+        "search",
+        "refine",
+        "session",
+        "collections",
+        "models",
+    ):
         assert " ".join(cli(command, "--help").stdout.split()).startswith("Usage:")
 
 
@@ -79,6 +89,16 @@ def test_search(cli: Cli, server: Server, tmp_path: Path) -> None:
     assert spec is not None
     assert [term.WhichOneof("content") for term in spec.terms] == ["image", "image_id"]
     assert spec.min_similarity == 0.5
+
+
+def test_search_re_ranks(cli: Cli, server: Server) -> None:
+    server.embedder.collections["photos"] = {"a.jpg": b"1", "b.jpg": b"2"}
+    lines = cli("search", "a dog", "--rerank", "1").stdout.splitlines()
+    assert lines == ["1\ta.jpg\t1.0000\t0.5000", "2\tb.jpg\t0.9000\t"]
+    assert server.embedder.last_search is not None
+    assert server.embedder.last_search.rerank_count == 1
+    assert [hit["match"] for hit in cli.json("search", "a dog", "--rerank", "1")["hits"]] == [0.5, None]
+    cli("search", "a dog", "--rerank", "1001", code=output.EXIT_USAGE)
 
 
 def test_search_without_a_query(cli: Cli) -> None:

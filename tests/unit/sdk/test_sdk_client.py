@@ -83,6 +83,7 @@ def test_search_carries_every_argument(client: Client, server: Server) -> None:
         excluded="x",
         preferences=[types.Preference(("a",), (), ("b",), 0.5, 0.25)],
         min_revision=7,
+        rerank=50,
     )
     assert [hit.image_id for hit in result.hits] == ["a", "b"]
     spec = server.embedder.last_search
@@ -90,7 +91,7 @@ def test_search_carries_every_argument(client: Client, server: Server) -> None:
     assert [term.WhichOneof("content") for term in spec.terms] == ["text", "image", "image_id", "vector"]
     assert [term.weight for term in spec.terms] == [1, 1, 1, -0.5]
     assert spec.terms[3].vector == np.ones(4, "<f4").tobytes()
-    assert (spec.top_k, spec.min_similarity, spec.min_revision) == (2, 0.25, 7)
+    assert (spec.top_k, spec.min_similarity, spec.min_revision, spec.rerank_count) == (2, 0.25, 7, 50)
     assert list(spec.excluded_image_ids) == ["x"]
     assert types.Search.from_proto(spec).to_proto() == spec  # so that a round's search can be repeated
 
@@ -116,6 +117,7 @@ def test_searches_that_cannot_be_sent(client: Client, server: Server, tmp_path: 
         ("BAD_TERM", {"terms": [types.Term(text="a", weight=0)]}),
         ("BAD_VALUE", {"text": "\ud800"}),
         ("BAD_VALUE", {"text": "x", "min_revision": -1}),
+        ("BAD_RERANK_COUNT", {"text": "x", "rerank": -1}),
     ]
     for reason, arguments in cases:
         with pytest.raises(errors.InvalidArgument) as caught:

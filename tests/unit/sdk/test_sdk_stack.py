@@ -195,7 +195,7 @@ def test_up_drains_all_on_a_signal(folder: Path, number: signal.Signals) -> None
     while not printed.endswith("}\n}\n") and (line := process.stdout.readline()):
         printed += line.lstrip()
     targets = {"orchestrator": one.target, "embedder": two.target}
-    assert json.loads(printed) == {"target": one.target, "services": targets}
+    assert json.loads(printed) == {"target": one.target, "services": targets, "problems": {}}
     process.send_signal(number)
     rest, messages = process.communicate(timeout=30)
     assert (process.returncode, rest) == (0, "")
@@ -231,6 +231,49 @@ def test_up_shows_a_service_that_dies_at_once(monkeypatch: pytest.MonkeyPatch, f
     assert "embedder exited with code 1" in result.stderr
     assert "no weights" in result.stderr
     assert sys.executable  # the children run on this interpreter
+
+
+BROKEN = """
+import asyncio, sys
+sys.path.insert(0, {helpers!r})
+from tiny_embedder import TinyEmbedder, service
+from services.common.server import serve
+from services.common.settings import load_settings
+from warmer.errors import FailedPrecondition
+
+async def build(settings):
+    async def warm():
+        raise FailedPrecondition("the checkpoint is cut off", reason="MODEL_DAMAGED", hint="bring it again")
+    return service(TinyEmbedder(settings), warm)
+
+sys.exit(asyncio.run(serve(load_settings(), "embedder", {address!r}, build)))
+"""
+
+
+def broken_embedder(folder: Path) -> Child:
+    address = f"unix:{folder}/broken.sock"
+    helpers = str(Path(__file__).parents[1] / "common")
+    return Child("embedder", ["-c", BROKEN.format(helpers=helpers, address=address)], address, folder / "broken.log")
+
+
+def test_a_service_that_cannot_load_its_model_says_why(folder: Path) -> None:
+    with Stack([broken_embedder(folder)], {}, drain_s=5) as running:
+        with pytest.raises(errors.FailedPrecondition) as caught:
+            running.wait_ready(30, lambda _: None, pause)
+        assert caught.value.reason == "MODEL_DAMAGED"
+        told: list[tuple[str, str]] = []
+        assert running.wait_ready(30, lambda _: None, pause, lambda name, error: told.append((name, error.reason)))
+        assert told == [("embedder", "MODEL_DAMAGED")]
+        running.check()  # it stays up
+
+
+def test_up_ends_with_the_reason_when_the_embedder_cannot_serve(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(stack, "_NEEDED", ())
+    monkeypatch.setattr(up, "_four", lambda *_: [broken_embedder(folder)])
+    result = CliRunner().invoke(app, ["up", "--data-dir", str(folder)])
+    assert result.exit_code == 1
+    assert "error: embedder cannot serve: the checkpoint is cut off" in result.stderr
+    assert "hint: bring it again" in result.stderr
 
 
 def test_models_list_hands_over_to_the_services() -> None:
