@@ -11,7 +11,9 @@ DEFAULT_TARGET = "localhost:50050"
 TARGET_VARIABLE = "WARMER_TARGET"
 EMBEDDER_VARIABLE = "WARMER_EMBEDDER_TARGET"
 CAPTIONER_VARIABLE = "WARMER_CAPTIONER_TARGET"
+REWRITER_VARIABLE = "WARMER_REWRITER_TARGET"
 _CAPTIONER_OFFSET = 2
+_REWRITER_OFFSET = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,18 @@ class Targets:
 
 def captioner_target(target: str | None, captioner: str | None) -> str:
     """The captioner's gRPC target: the argument, else the environment, else from the orchestrator's."""
-    if not captioner and not (target or "").startswith("unix"):
-        captioner = os.environ.get(CAPTIONER_VARIABLE)
-    if captioner:
-        return checked_target(captioner)
+    return _model_target(target, captioner, CAPTIONER_VARIABLE, _CAPTIONER_OFFSET)
+
+
+def rewriter_target(target: str | None, rewriter: str | None) -> str:
+    """The rewriter's, in the same way."""
+    return _model_target(target, rewriter, REWRITER_VARIABLE, _REWRITER_OFFSET)
+
+
+def _model_target(target: str | None, given: str | None, variable: str, offset: int) -> str:
+    if not given and not (target or "").startswith("unix"):
+        given = os.environ.get(variable)
+    if given:
+        return checked_target(given)
     orchestrator = checked_target(target or os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET)
-    return neighbour(orchestrator, _CAPTIONER_OFFSET)
+    return neighbour(orchestrator, offset)

@@ -145,7 +145,9 @@ def resolved(precision: str, device: torch.device) -> str:
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """The number format of what is not quantised."""
+    """The number format of what is not quantised. bitsandbytes multiplies int8 weights in fp16 on every device."""
+    if precision == "int8":
+        return torch.float16
     return _DTYPES[resolved("auto" if precision in QUANTISED else precision, device)]
 
 

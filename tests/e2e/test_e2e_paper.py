@@ -79,7 +79,9 @@ def test_a_captioner_that_cannot_be_loaded_is_named(
         assert "captioner does not serve" in (home / "up.log").read_text()
         assert "MODEL_DAMAGED" in (home / "logs" / "captioner.log").read_text()
         warmer(environment, "index", str(gallery), "--json")
-        made = json.loads(warmer(environment, "session", "create", "--text", "a cat", "--json"))
+        made = json.loads(
+            warmer(environment, "session", "create", "--text", "a cat", "--strategy", "rewrite", "--json")
+        )
         round_ = json.loads(warmer(environment, "refine", made["session"]["id"], "-r", "@1", "--json"))
         assert round_["degraded_stages"] == ["caption"]
 

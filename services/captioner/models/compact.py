@@ -22,6 +22,8 @@ class CompactCaptioner:
 
     backend = "compact"
     prompt_version = ""  # it was trained for one task and takes no prompt
+    precision = "fp32"
+    device = "cpu"
 
     def __init__(
         self, backbone: Backbone, decoder: CaptionDecoder, vocabulary: Sequence[str], model_id: str, beams: int = 5

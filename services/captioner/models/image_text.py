@@ -91,7 +91,7 @@ class ImageTextCaptioner:
     def load(cls, settings: Settings) -> ImageTextCaptioner:
         """The checkpoint that WARMER_CAPTIONER_MODEL names.
 
-        Raises FailedPrecondition: PROMPT_NOT_FOUND, BAD_PROMPT, NO_CHAT_TEMPLATE, MISSING_PACKAGE, and those of
+        Raises FailedPrecondition: PROMPT_NOT_FOUND, BAD_PROMPT, NO_CHAT_TEMPLATE, PACKAGE_NOT_INSTALLED, and those of
         `checkpoints.find` and `checkpoints.load`. What costs little is checked before the weights are read.
         """
         prompt = load_prompt(settings.captioner_prompt)
@@ -133,8 +133,8 @@ class ImageTextCaptioner:
     def _caption(self, jobs: list[_Job]) -> list[CaptionText | WarmerError]:
         """Halves a batch that fails until the image that is to blame stands alone, or what is left fits into memory."""
         try:
-            inputs = self._read([job.image for job in jobs])
-            return [_finish(job, written) for job, written in zip(jobs, self._write(jobs, inputs), strict=True)]
+            written = self._write(jobs, self._read([job.image for job in jobs]))
+            return [_finish(job, text) for job, text in zip(jobs, written, strict=True)]
         except Exception as error:  # what libraries raise for an image that they cannot take is not documented
             problem = _problem(error)
             if len(jobs) == 1 and problem.reason == "MODEL_FAILED":
@@ -197,7 +197,7 @@ class ImageTextCaptioner:
 def load_processor(checkpoint: Checkpoint) -> Any:
     """Tokenizer and image processor of an image-text-to-text checkpoint.
 
-    Raises FailedPrecondition (WRONG_ARCHITECTURE, MISSING_PACKAGE or MODEL_DAMAGED).
+    Raises FailedPrecondition (WRONG_ARCHITECTURE, PACKAGE_NOT_INSTALLED or MODEL_DAMAGED).
     """
     with loading(checkpoint):
         config = AutoConfig.from_pretrained(**checkpoint.arguments)
@@ -213,7 +213,7 @@ def load_processor(checkpoint: Checkpoint) -> Any:
         except ImportError as error:
             raise FailedPrecondition(
                 f"{checkpoint.place} needs a package that is not installed: {' '.join(str(error).split())[:300]}",
-                reason="MISSING_PACKAGE",
+                reason="PACKAGE_NOT_INSTALLED",
                 hint="install what the message names",
             ) from error
     if getattr(processor, "image_processor", None) is None:

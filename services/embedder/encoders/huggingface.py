@@ -65,7 +65,7 @@ class HuggingFaceEncoder:
     def from_checkpoint(cls, checkpoint: Checkpoint, settings: Settings) -> HuggingFaceEncoder:
         """Loads a checkpoint in `settings.embedder_precision` on `settings.device`.
 
-        Raises FailedPrecondition: WRONG_ARCHITECTURE, MODEL_DAMAGED, PACKAGE_MISSING, NO_GPU or OUT_OF_MEMORY.
+        Raises FailedPrecondition: WRONG_ARCHITECTURE, MODEL_DAMAGED, PACKAGE_NOT_INSTALLED, NO_GPU or OUT_OF_MEMORY.
         """
         from transformers import AutoModel
 
@@ -141,7 +141,7 @@ def _tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Any:
     """The checkpoint's tokenizer.
 
     Its size is compared with the model's `vocabulary`, because transformers makes an empty one when files are missing.
-    Raises FailedPrecondition: MODEL_DAMAGED or PACKAGE_MISSING.
+    Raises FailedPrecondition: MODEL_DAMAGED or PACKAGE_NOT_INSTALLED.
     """
     from transformers import AutoTokenizer
 
@@ -151,7 +151,7 @@ def _tokenizer(checkpoint: Checkpoint, vocabulary: int) -> Any:
         except ImportError as error:  # SigLIP's first tokenizer is SentencePiece's
             raise FailedPrecondition(
                 f"the tokenizer of {checkpoint.place} needs a package that is not installed: {_first_line(error)}",
-                reason="PACKAGE_MISSING",
+                reason="PACKAGE_NOT_INSTALLED",
                 hint="pip install sentencepiece",
             ) from error
         except (OSError, ValueError) as error:

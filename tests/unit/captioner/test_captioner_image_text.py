@@ -360,7 +360,7 @@ def test_a_model_whose_processor_needs_another_package(folders, tmp_path):
         json.dumps({"processor_class": "Qwen2VLProcessor", "image_processor_type": "Qwen2VLImageProcessor"})
     )
     error = refused(made)
-    assert error.reason == "MISSING_PACKAGE"
+    assert error.reason == "PACKAGE_NOT_INSTALLED"
     assert "orchvision" in error.message
 
 

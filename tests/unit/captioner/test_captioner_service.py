@@ -233,3 +233,4 @@ async def test_the_real_captioner_describes_a_real_photo(tmp_path):
         assert from_status(captions["b"].status).reason == "NOT_AN_IMAGE"
         model = await stub.GetModel(common_pb2.GetModelRequest())
         assert (model.id, model.backend) == (caption.model, "compact")
+        assert (model.precision, model.device) == ("fp32", "cpu")

@@ -357,7 +357,7 @@ def test_a_tokenizer_that_needs_a_package(copy: Made) -> None:
     (copy.folder / "tokenizer_config.json").write_text('{"tokenizer_class": "SiglipTokenizer"}')
     (copy.folder / "spiece.model").unlink(missing_ok=True)
     error = refusal(copy)
-    assert error.reason == ("MODEL_DAMAGED" if SENTENCEPIECE else "PACKAGE_MISSING")
+    assert error.reason == ("MODEL_DAMAGED" if SENTENCEPIECE else "PACKAGE_NOT_INSTALLED")
     assert "tokenizer" in error.message
 
 
