@@ -72,7 +72,25 @@ def embedder(options: argparse.Namespace, settings: Settings, work: Path) -> lis
 
 
 # A further service is one function of this shape: it builds its model, and gives a row for each thing that it batches.
-PARTS: dict[str, Callable[[argparse.Namespace, Settings, Path], list[Row]]] = {"embedder": embedder}
+def captioner(options: argparse.Namespace, settings: Settings, work: Path) -> list[Row]:
+    """See `batching_captioner`."""
+    from benchmarks.batching_captioner import captioner_rows
+
+    return captioner_rows(options, settings, work)
+
+
+def rewriter(options: argparse.Namespace, settings: Settings, work: Path) -> list[Row]:
+    """See `batching_rewriter`."""
+    from benchmarks.batching_rewriter import rewriter_rows
+
+    return rewriter_rows(options, settings, work)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Settings, Path], list[Row]]] = {
+    "embedder": embedder,
+    "captioner": captioner,
+    "rewriter": rewriter,
+}
 
 
 def compare(

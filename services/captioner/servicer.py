@@ -62,7 +62,7 @@ class CaptionerServicer(captioner_pb2_grpc.CaptionerServiceServicer):
             await self._batcher.close(drain=False)
         close_model = getattr(self._model, "close", None)
         if close_model is not None:
-            close_model()
+            await asyncio.to_thread(close_model)
 
     async def GetModel(self, _request: common_pb2.GetModelRequest, _context: Context) -> common_pb2.Model:
         """The captioning model that this server runs."""

@@ -212,7 +212,9 @@ class Settings(BaseSettings):
         description="Joins query, captions and comment, or asks the language model to merge them; "
         "auto: joins on compact, where the model was not shown to help.",
     )
-    rewriter_max_new_tokens: int = Field(40, ge=1, le=512, description="Most tokens that the rewriter writes.")
+    rewriter_max_new_tokens: int = Field(
+        100, ge=1, le=512, description="Most tokens that the rewriter writes; its prompt may ask for fewer."
+    )
     rewriter_max_words: int = Field(60, ge=1, le=512, description="Most words of a rewrite; its guard rejects more.")
     rewriter_queue: int = Field(32, ge=1, description="Most rewrites waiting; more are RESOURCE_EXHAUSTED.")
 

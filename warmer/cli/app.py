@@ -8,7 +8,20 @@ import typer
 from typer.core import TyperGroup
 
 from warmer import __version__
-from warmer.cli import caption, collections, demo, import_reference, index, models, output, refine, search, sessions, up
+from warmer.cli import (
+    bench,
+    caption,
+    collections,
+    demo,
+    import_reference,
+    index,
+    models,
+    output,
+    refine,
+    search,
+    sessions,
+    up,
+)
 from warmer.errors import WarmerError
 
 
@@ -66,3 +79,4 @@ app.command("refine", epilog=output.EPILOG)(refine.refine)
 app.add_typer(sessions.app, name="session")
 app.add_typer(collections.app, name="collections")
 app.add_typer(models.app, name="models")
+app.add_typer(bench.app, name="bench")

@@ -19,23 +19,27 @@ SHOWN_FAILURES = 50
 EXIT_INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 
 Show = Callable[[int, int], None]
-"""Is told how many images are done, of how many."""
+"""Is told how many images (or what else it is) are done, of how many."""
 
 
 class _RateColumn(ProgressColumn):
+    def __init__(self, noun: str) -> None:
+        super().__init__()
+        self._noun = noun
+
     def render(self, task: Task) -> Text:
         """Images per second over the whole run so far."""
         spent = task.elapsed or 0.0
-        return Text(f"{task.completed / spent:.1f} images/s" if spent > 0 else "", style="progress.data.speed")
+        return Text(f"{task.completed / spent:.1f} {self._noun}/s" if spent > 0 else "", style="progress.data.speed")
 
 
 @contextmanager
-def progress(label: str, *, quiet: bool) -> Iterator[Show]:
+def progress(label: str, *, quiet: bool, noun: str = "images") -> Iterator[Show]:
     """A bar on a terminal, with rate and time left; elsewhere a line every ten seconds; nothing when quiet."""
     if quiet or not output.err.is_terminal:
-        yield _Notes(quiet=quiet)
+        yield _Notes(noun, quiet=quiet)
         return
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), _RateColumn(noun), TimeRemainingColumn())
     with Progress(*columns, console=output.err, transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -61,7 +65,8 @@ def note_failures(failures: Sequence[ImageFailure | AddResult]) -> None:
 
 
 class _Notes:
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, noun: str, *, quiet: bool) -> None:
+        self._noun = noun
         self._quiet = quiet
         self._begin = self._last = time.monotonic()
 
@@ -72,4 +77,4 @@ class _Notes:
         self._last = now
         rate = done / (now - self._begin)
         left = max(0, total - done) / rate
-        output.note(f"{done:,} of {total:,} images, {rate:.1f} images/s, about {left:.0f} s left")
+        output.note(f"{done:,} of {total:,} {self._noun}, {rate:.1f} {self._noun}/s, about {left:.0f} s left")

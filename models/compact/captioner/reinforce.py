@@ -179,15 +179,13 @@ def main() -> None:
             step += 1
             with torch.no_grad():
                 decay = min(0.99, (1 + step) / (10 + step))
-                for mean, now in zip(ema.parameters(), model.parameters(), strict=True):
-                    mean.lerp_(now, 1 - decay)
+                for kept, now in zip(ema.parameters(), model.parameters(), strict=True):
+                    kept.lerp_(now, 1 - decay)
             if step % EVALUATE_STEPS and step != steps:
                 continue
             score = score_of(ema, grids["val"], val)
-            seconds = time.monotonic() - start
-            print(
-                f"step {step} of {steps} reward {np.mean(rewards[-EVALUATE_STEPS:]):.3f} val {score:.3f} {seconds:.0f} s"
-            )
+            mean = np.mean(rewards[-EVALUATE_STEPS:])
+            print(f"step {step} of {steps} reward {mean:.3f} val {score:.3f} {time.monotonic() - start:.0f} s")
             sys.stdout.flush()
             if score > best:
                 best = score

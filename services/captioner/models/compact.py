@@ -16,7 +16,6 @@ from services.common.threads import limit_torch
 from services.common.vision.backbone import Backbone
 from services.common.weights import compact_file, sha256_of
 
-
 SIDE = 7  # of the grid of features
 
 
@@ -67,9 +66,9 @@ class CompactCaptioner:
         return captions
 
     def _seen(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
-        """The features of N images, (N, 49, 1280): the mean of what is seen on each and on its mirror image, turned back.
+        """The features of N images, (N, 49, 1280): the mean of each image's and of its mirror image's, turned back.
 
-        The two views differ in what they are unsure of; the mean was worth .02 of CIDEr, and costs a second pass.
+        The two views differ in what they are unsure of: their mean was worth .02 of CIDEr, and costs a second pass.
         """
         views = self._backbone.grids([*pixels, *(image[:, ::-1] for image in pixels)])
         straight, mirrored = np.split(views.reshape(2 * len(pixels), SIDE, SIDE, -1), 2)

@@ -162,12 +162,14 @@ class Captioner(captioner_pb2_grpc.CaptionerServiceServicer):
 
     def __init__(self) -> None:
         self.model = "bytes@1"
+        self.changes_to = ""  # another model, as soon as somebody has asked which one it runs
         self.asked: list[str] = []
         self.broken: set[str] = set()
         self.full = 0
 
     def GetModel(self, request: Any, context: Any) -> common_pb2.Model:
-        return common_pb2.Model(id=self.model, backend="test", prompt_version="p1")
+        told, self.model = self.model, self.changes_to or self.model
+        return common_pb2.Model(id=told, backend="test", prompt_version="p1")
 
     def Caption(self, request: Any, context: Any) -> Iterator[captioner_pb2.CaptionResponse]:
         for item in request.items:
@@ -239,15 +241,11 @@ def test_caption_names_failures_and_waits_for_a_full_queue(
 
 
 def test_caption_stops_when_the_captioner_changes(photos: Client, bytes_captioner: Captioner, folder: Path) -> None:
-    def change(done: int, total: int) -> None:
-        bytes_captioner.model = "bytes@2"
-
+    bytes_captioner.changes_to = "bytes@2"
     with captioner(f"unix:{folder}/c") as stub, pytest.raises(Aborted) as caught:
-        for _ in range(2):  # what is in flight when it changes may all be done
-            caption(photos, "photos", stub=stub, max_edge=64, progress=change)
-            bytes_captioner.model = "bytes@3"
-            list(photos.collections.add_images("photos", [NewImage(i, c + b" ") for i, c in CONTENTS.items()]))
+        caption(photos, "photos", stub=stub, max_edge=64)
     assert caught.value.reason == "MODEL_CHANGED"
+    assert photos.collections.captions("photos", list(CONTENTS)) == ()
 
 
 def test_caption_without_a_captioner(photos: Client, run_caption: Callable[..., Any], cli: Cli) -> None:

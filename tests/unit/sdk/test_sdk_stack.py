@@ -281,4 +281,4 @@ def test_models_list_hands_over_to_the_services() -> None:
     command = [sys.executable, "-c", code, "models", "list", "--json"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {"package", "version", "file", "state"} <= json.loads(done.stdout)[0].keys()
+    assert {"package", "version", "file", "state"} <= json.loads(done.stdout)["compact"][0].keys()
