@@ -14,7 +14,9 @@ from warmer.v1 import orchestrator_pb2
 
 _STRATEGIES: dict[str, orchestrator_pb2.Strategy.ValueType] = {
     "rewrite": orchestrator_pb2.STRATEGY_REWRITE,
+    "rocchio": orchestrator_pb2.STRATEGY_ROCCHIO,
     "preference": orchestrator_pb2.STRATEGY_PREFERENCE,
+    "fused": orchestrator_pb2.STRATEGY_FUSED,
 }
 
 

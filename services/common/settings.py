@@ -222,8 +222,8 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "embedded", description="`embedded` for a Valkey inside data_dir, or a redis://, rediss:// or unix:// URL."
     )
-    default_strategy: Literal["rewrite", "preference"] = Field(
-        "preference", description="Strategy of sessions that name none."
+    default_strategy: Literal["rewrite", "rocchio", "preference", "fused"] = Field(
+        "fused", description="Strategy of sessions that name none."
     )
     default_page_size: int = Field(10, ge=1, le=1000, description="Hits of a round, for sessions that name no number.")
     round_timeout_s: float = Field(60.0, gt=0, le=3600, description="Seconds that a round may take as a whole.")

@@ -20,6 +20,7 @@ class Term:
     image: bytes = b""
     image_id: str = ""
     vector: np.ndarray | None = None
+    skip_missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,25 @@ class Marks:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """One idea of how people choose: by what, tau_u, share of random choices, and prior probability (any scale)."""
+
+    similarity: Literal["vectors", "learned"]
+    temperature: float
+    lapse: float
+    weight: float
+
+
+@dataclass(frozen=True)
 class Query:
-    """A search. `prior_temperature` is tau_q; temperatures are the server's default where the caller set none.
-    `rerank_count` of the best hits are re-ranked by the matching head; 0 for none."""
+    """A search. `prior_temperature` is tau_q; temperatures are the server's default where the caller set none. Without
+    `choices` the marks' own temperature and lapse count, and images are alike by their vectors. `rerank_count` of the
+    best hits are re-ranked by the matching head; 0 for none."""
 
     collection_id: str
     terms: list[Term]
     marks: list[Marks] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     prior_temperature: float = 0.05
     excluded: list[str] = field(default_factory=list)
     min_similarity: float | None = None

@@ -70,6 +70,13 @@ def choice_log_likelihood(
     return total
 
 
+def mixed(logs: Floats, weights: Sequence[float]) -> Floats:
+    """log of the mixture of K likelihoods: logs (K, N), weights (K,) of any positive scale -> (N,)."""
+    shares = np.asarray(weights, dtype=np.float64)
+    mixture: Floats = _log_sum_exp(logs + np.log(shares / shares.sum()).astype(np.float32)[:, None])
+    return mixture
+
+
 def _log_sum_exp(values: Floats) -> Floats:
     """log of the sum of exp over the rows: (m, N) -> (N,)."""
     highest = values.max(axis=0)

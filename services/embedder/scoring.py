@@ -10,9 +10,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from services.embedder.choice import ChoiceSimilarity
 from services.embedder.index.base import Floats, Index, Mask, Rows
-from services.embedder.query import Marks, Query
-from services.embedder.ranking import best, choice_log_likelihood, exact_ranks, in_order, query_vector
+from services.embedder.query import Choice, Marks, Query, Term
+from services.embedder.ranking import best, choice_log_likelihood, exact_ranks, in_order, mixed, query_vector
 from warmer.errors import InvalidArgument, NotFound, Unavailable
 
 # Scoring goes block by block, so that its memory is bounded; a multiple of the index's own block.
@@ -57,7 +58,7 @@ class _Located:
             raise _not_yet(query.min_revision, self.view.revision)
         ends = np.cumsum([len(named), len(marked), len(query.excluded)])
         self.terms, marks, self.excluded, self.more = np.split(rows, ends)
-        _require(named, self.terms, "search.terms")
+        self.there = _check_named([term for term in query.terms if term.kind == "image_id"], self.terms)
         self.excluded = self.excluded[self.excluded >= 0]
         # Evidence about an image that was removed since it was shown is left out: a hunt must outlive a deletion.
         gone = {id for id, row in zip(marked, marks.tolist(), strict=True) if row < 0}
@@ -72,8 +73,11 @@ class _Located:
         return mask
 
 
-def search(index: Index, query: Query, vectors: Sequence[Floats | None]) -> Found:
-    """The best images. `vectors` holds the unit vector of each term, None for terms that name an image.
+def search(
+    index: Index, query: Query, vectors: Sequence[Floats | None], learned: ChoiceSimilarity | None = None
+) -> Found:
+    """The best images. `vectors` holds the unit vector of each term, None for terms that name an image; `learned` is
+    the similarity that choices may be judged by.
 
     Raises NotFound (IMAGE_NOT_FOUND), InvalidArgument (ZERO_QUERY), and Unavailable (REVISION_NOT_REACHED) when
     `min_revision` is newer than the index.
@@ -89,7 +93,7 @@ def search(index: Index, query: Query, vectors: Sequence[Floats | None]) -> Foun
                 rows, scores = rows[keep], scores[keep]
             return Found(view.ids(rows), scores, scores, view.hashes(rows), view.revision)
     similarities = view.similarities(direction)
-    scores = _scores(located, query, similarities)
+    scores = _scores(located, query, similarities, learned)
     candidates = located.candidates()
     if query.min_similarity is not None:
         candidates &= similarities >= np.float32(query.min_similarity)
@@ -97,12 +101,20 @@ def search(index: Index, query: Query, vectors: Sequence[Floats | None]) -> Foun
     return Found(view.ids(rows), scores[rows], similarities[rows], view.hashes(rows), view.revision)
 
 
-def rank(index: Index, query: Query, vectors: Sequence[Floats | None], ids: Sequence[str], *, excluding: bool) -> Ranks:
+def rank(
+    index: Index,
+    query: Query,
+    vectors: Sequence[Floats | None],
+    ids: Sequence[str],
+    *,
+    excluding: bool,
+    learned: ChoiceSimilarity | None = None,
+) -> Ranks:
     """The exact ranks of images under a search, its `top_k` and `min_similarity` aside. Raises as `search`."""
     located = _Located(index, query, ids)
     view, direction = located.view, _direction(located, query, vectors)
     similarities = view.similarities(direction)
-    scores = _scores(located, query, similarities)
+    scores = _scores(located, query, similarities, learned)
     candidates = located.candidates(excluding=excluding)
     known = located.more >= 0
     rows = located.more[known]
@@ -114,9 +126,16 @@ def rank(index: Index, query: Query, vectors: Sequence[Floats | None], ids: Sequ
 
 
 def _direction(located: _Located, query: Query, vectors: Sequence[Floats | None]) -> Floats:
-    stored = iter(located.view.vectors(located.terms))
-    parts = [next(stored) if vector is None else vector for vector in vectors]
-    return query_vector(np.stack(parts), [term.weight for term in query.terms])
+    stored = iter(located.view.vectors(np.maximum(located.terms, 0)))
+    there = iter(located.there)
+    parts = [
+        (next(stored) if vector is None else vector, term.weight, vector is not None or next(there))
+        for term, vector in zip(query.terms, vectors, strict=True)
+    ]
+    kept = [(vector, weight) for vector, weight, known in parts if known]
+    if not kept:
+        raise _nothing_left()
+    return query_vector(np.stack([vector for vector, _ in kept]), [weight for _, weight in kept])
 
 
 def _nearest(located: _Located, direction: Floats, k: int) -> tuple[Rows, Floats] | None:
@@ -137,29 +156,42 @@ def _nearest(located: _Located, direction: Floats, k: int) -> tuple[Rows, Floats
     return rows[order], products[order]
 
 
-def _scores(located: _Located, query: Query, similarities: Floats) -> Floats:
-    """similarity + tau_q * (sum of the log-likelihoods of the marks), for every row: (N,)."""
+def _scores(located: _Located, query: Query, similarities: Floats, learned: ChoiceSimilarity | None) -> Floats:
+    """similarity + tau_q * log-likelihood of all marks, for every row: (N,)."""
     if not located.marks.size:
         return similarities
     displayed, places = np.unique(located.marks, return_inverse=True)
-    probes = located.view.vectors(displayed)
+    vectors = located.view.vectors(displayed)
+    plain = (vectors, np.zeros(len(vectors), np.float32))
+    known = {"vectors": plain, "learned": learned.probes(vectors) if learned is not None else plain}
+    choices: Sequence[Choice | None] = query.choices or [None]
     evidence = np.zeros_like(similarities)
     for start in range(0, similarities.size, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, similarities.size)
-        products = located.view.products(probes, start, stop)
-        evidence[start:stop] = _evidence(located.rounds, products, places)
+        alike = {
+            kind: located.view.products(known[kind][0], start, stop) + known[kind][1][:, None]
+            for kind in {choice.similarity if choice else "vectors" for choice in choices}
+        }
+        logs = [
+            _evidence(located.rounds, alike[choice.similarity if choice else "vectors"], places, choice)
+            for choice in choices
+        ]
+        weights = [choice.weight if choice else 1.0 for choice in choices]
+        evidence[start:stop] = mixed(np.stack(logs), weights) if len(logs) > 1 else logs[0]
     return similarities + np.float32(query.prior_temperature) * evidence
 
 
-def _evidence(rounds: Sequence[Marks], products: Floats, places: Rows) -> Floats:
-    """The sum of the rounds' log-likelihoods: products (P, N) with P displayed images -> (N,). `places` says which of
-    the P each marked image is, in the order relevant, irrelevant, unmarked of each round."""
-    total = np.zeros(products.shape[1], np.float32)
+def _evidence(rounds: Sequence[Marks], alike: Floats, places: Rows, choice: Choice | None) -> Floats:
+    """The sum of the rounds' log-likelihoods under one choice model (None: as each round says itself): similarities
+    (P, N) with P displayed images -> (N,). `places` says which of the P each marked image is, in the order relevant,
+    irrelevant, unmarked of each round."""
+    total = np.zeros(alike.shape[1], np.float32)
     at = 0
     for marks in rounds:
         ends = np.cumsum([at, len(marks.relevant), len(marks.irrelevant), len(marks.unmarked)]).tolist()
-        relevant, irrelevant, unmarked = (products[places[a:b]] for a, b in pairwise(ends))
-        total += choice_log_likelihood(relevant, irrelevant, unmarked, temperature=marks.temperature, lapse=marks.lapse)
+        relevant, irrelevant, unmarked = (alike[places[a:b]] for a, b in pairwise(ends))
+        idea = choice or marks
+        total += choice_log_likelihood(relevant, irrelevant, unmarked, temperature=idea.temperature, lapse=idea.lapse)
         at = ends[-1]
     return total
 
@@ -173,15 +205,28 @@ def _without(marks: Marks, gone: set[str]) -> Marks:
     )
 
 
-def _require(ids: Sequence[str], rows: Rows, field: str) -> None:
-    for id, row in zip(ids, rows.tolist(), strict=True):
-        if row < 0:
+def _check_named(terms: Sequence[Term], rows: Rows) -> list[bool]:
+    """Whether the image of each term that names one is there. Raises NotFound (IMAGE_NOT_FOUND)."""
+    there = []
+    for term, row in zip(terms, rows.tolist(), strict=True):
+        if row < 0 and not term.skip_missing:
             raise NotFound(
-                f"the image {id!r} is not in the collection",
+                f"the image {term.image_id!r} is not in the collection",
                 reason="IMAGE_NOT_FOUND",
-                field=field,
+                field="search.terms",
                 hint="ListImages names those that are; it may have been removed",
             )
+        there.append(row >= 0)
+    return there
+
+
+def _nothing_left() -> InvalidArgument:
+    return InvalidArgument(
+        "all terms of the query name images that are not in the collection any more",
+        reason="ZERO_QUERY",
+        field="search.terms",
+        hint="add a text, an image or a vector",
+    )
 
 
 def _not_yet(wanted: int, reached: int) -> Unavailable:

@@ -11,6 +11,7 @@ import numpy as np
 
 from services.common.telemetry import Timings
 from services.embedder import scoring
+from services.embedder.choice import ChoiceSimilarity
 from services.embedder.collections.collection import Collection
 from services.embedder.embedding import Embedding
 from services.embedder.index.base import Index
@@ -38,6 +39,7 @@ class Searcher:
         self._embedding = embedding
         self._executor = executor
         self._storage = storage
+        self._learned: ChoiceSimilarity | None = getattr(embedding.encoder, "choice", None)
 
     async def search(self, collection: Collection, query: Query) -> tuple[Found, Used]:
         """The best images. Raises what `scoring.search`, the encoder and the decoder raise, MODEL_MISMATCH, and
@@ -51,7 +53,7 @@ class Searcher:
             vectors, tokens = await self._embed(query.terms, collection.info.dimensions)
         with timings.stage("score"):
             wide = replace(query, top_k=max(query.top_k, query.rerank_count))
-            found = await self._on_thread(partial(scoring.search, index, wide, vectors))
+            found = await self._on_thread(partial(scoring.search, index, wide, vectors, self._learned))
         if reranker is not None:
             with timings.stage("rerank"):
                 found = await reranker.rerank(found, query)
@@ -62,7 +64,9 @@ class Searcher:
         every image would have to be matched. Raises as `search`."""
         index = await self._index(collection)
         vectors, _ = await self._embed(query.terms, collection.info.dimensions)
-        return await self._on_thread(partial(scoring.rank, index, query, vectors, ids, excluding=excluding))
+        return await self._on_thread(
+            partial(scoring.rank, index, query, vectors, ids, excluding=excluding, learned=self._learned)
+        )
 
     async def _on_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from services.common.settings import Settings
-from services.embedder.query import DEFAULT_TOP_K, MAX_RERANK, MAX_TOP_K, Marks, Query, Term
+from services.embedder.query import DEFAULT_TOP_K, MAX_RERANK, MAX_TOP_K, Choice, Marks, Query, Term
 from warmer.errors import InvalidArgument
 from warmer.names import collection_id
 from warmer.v1 import common_pb2
@@ -14,6 +14,7 @@ from warmer.v1 import common_pb2
 MAX_IDS = 10_000
 MAX_TERMS = 100
 MAX_DISPLAYED = 4096
+MAX_CHOICE_MODELS = 8
 FLOAT32 = np.dtype("<f4")
 
 
@@ -38,6 +39,7 @@ def query_of(spec: common_pb2.SearchSpec, settings: Settings) -> Query:
         collection_id=collection_id(spec.collection),
         terms=[_term(term, index) for index, term in enumerate(spec.terms)],
         marks=marks,
+        choices=_choices(spec.choice_models, settings),
         prior_temperature=_temperature(spec.prior_temperature, settings.prior_temperature, "search.prior_temperature"),
         excluded=list(spec.excluded_image_ids),
         min_similarity=least,
@@ -101,7 +103,7 @@ def _term(term: common_pb2.QueryTerm, index: int) -> Term:
         case "image":
             return Term("image", weight, image=term.image)
         case "image_id":
-            return Term("image_id", weight, image_id=term.image_id)
+            return Term("image_id", weight, image_id=term.image_id, skip_missing=term.skip_missing)
         case "vector":
             return Term("vector", weight, vector=_unit(term.vector, f"{field}.vector"))
         case _:
@@ -135,10 +137,29 @@ def _marks(preference: common_pb2.Preference, settings: Settings, index: int) ->
             field,
             "a displayed image is one of the three",
         )
-    if not 0 <= preference.lapse < 1:
-        raise bad("BAD_VALUE", f"the lapse is {preference.lapse}", f"{field}.lapse", "it is in [0, 1)")
+    _check_lapse(preference.lapse, field)
     temperature = _temperature(preference.temperature, settings.preference_temperature, f"{field}.temperature")
     return Marks(relevant, irrelevant, unmarked, temperature, preference.lapse)
+
+
+def _choices(models: Sequence[common_pb2.ChoiceModel], settings: Settings) -> list[Choice]:
+    if len(models) > MAX_CHOICE_MODELS:
+        raise too_many(len(models), "choice models", MAX_CHOICE_MODELS, "search.choice_models")
+    choices = []
+    for index, model in enumerate(models):
+        field = f"search.choice_models[{index}]"
+        _check_lapse(model.lapse, field)
+        if not math.isfinite(model.weight) or model.weight < 0:
+            raise bad("BAD_WEIGHT", f"the weight is {model.weight}", f"{field}.weight", "give a number above 0")
+        learned = model.similarity == common_pb2.ChoiceModel.SIMILARITY_LEARNED
+        temperature = _temperature(model.temperature, settings.preference_temperature, f"{field}.temperature")
+        choices.append(Choice("learned" if learned else "vectors", temperature, model.lapse, model.weight or 1.0))
+    return choices
+
+
+def _check_lapse(lapse: float, field: str) -> None:
+    if not 0 <= lapse < 1:
+        raise bad("BAD_VALUE", f"the lapse is {lapse}", f"{field}.lapse", "it is in [0, 1)")
 
 
 def _temperature(value: float, default: float, field: str) -> float:

@@ -20,7 +20,7 @@ class Asks:
 
     def __init__(self, strategies: Mapping[str, Strategy]) -> None:
         self._strategies = strategies
-        self._early = next(strategy for strategy in strategies.values() if not strategy.uses_language_models)
+        self._early = strategies["preference"]  # hits that need no language model
 
     def search(self, tenant: str, request: pb.SearchSessionRequest) -> Ask:
         """Round 0."""

@@ -17,7 +17,13 @@ from warmer.v1 import orchestrator_pb2 as pb
 
 _STRATEGIES: dict[str, pb.Strategy.ValueType] = {
     "rewrite": pb.STRATEGY_REWRITE,
+    "rocchio": pb.STRATEGY_ROCCHIO,
     "preference": pb.STRATEGY_PREFERENCE,
+    "fused": pb.STRATEGY_FUSED,
+}
+_SIMILARITIES = {
+    "vectors": common_pb2.ChoiceModel.SIMILARITY_VECTORS,
+    "learned": common_pb2.ChoiceModel.SIMILARITY_LEARNED,
 }
 _STRATEGY_NAMES: dict[int, str] = {value: name for name, value in _STRATEGIES.items()}
 
@@ -98,6 +104,15 @@ def search_spec(plan: SearchPlan, collection: str, top_k: int) -> common_pb2.Sea
             )
             for evidence in plan.preferences
         ],
+        choice_models=[
+            common_pb2.ChoiceModel(
+                similarity=_SIMILARITIES[choice.similarity],
+                temperature=choice.temperature,
+                lapse=choice.lapse,
+                weight=choice.weight,
+            )
+            for choice in plan.choices
+        ],
         prior_temperature=plan.prior_temperature,
         excluded_image_ids=plan.excluded,
         top_k=top_k,
@@ -107,6 +122,8 @@ def search_spec(plan: SearchPlan, collection: str, top_k: int) -> common_pb2.Sea
 def _term(term: Term) -> common_pb2.QueryTerm:
     if term.text:
         return common_pb2.QueryTerm(text=term.text, weight=term.weight)
+    if term.image_id:
+        return common_pb2.QueryTerm(image_id=term.image_id, weight=term.weight, skip_missing=True)
     return common_pb2.QueryTerm(vector=term.vector, weight=term.weight)
 
 

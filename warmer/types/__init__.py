@@ -4,6 +4,7 @@ Names of states, stages, strategies and outcomes are plain lower-case strings (`
 enum classes: a newer server may know more of them than this client, and they go into JSON as they are.
 """
 
+from warmer.types.choices import ChoiceModel, Preference
 from warmer.types.events import (
     CaptionDelta,
     CaptionReady,
@@ -29,7 +30,6 @@ from warmer.types.kept import ImageCaption, ImageVector, PutCaptionsResult, PutV
 from warmer.types.searches import (
     Hit,
     ImageRank,
-    Preference,
     Ranking,
     Search,
     SearchResult,
@@ -45,6 +45,7 @@ __all__ = [
     "Caption",
     "CaptionDelta",
     "CaptionReady",
+    "ChoiceModel",
     "Collection",
     "EarlyHits",
     "Event",

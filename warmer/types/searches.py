@@ -10,6 +10,7 @@ import numpy as np
 from warmer.errors import InvalidArgument
 from warmer.names import collection_id, collection_name
 from warmer.types._convert import seconds, vector_bytes, vectors
+from warmer.types.choices import ChoiceModel, Preference
 from warmer.v1 import common_pb2, embedder_pb2
 
 
@@ -30,6 +31,7 @@ class Term:
         image_id: an image of the collection; its stored vector is used.
         vector: (D,) float32, normalised by the server.
         weight: of the term in the sum; not 0.
+        skip_missing: leaves the term out when its ``image_id`` is not in the collection, instead of NotFound.
     """
 
     text: str | None = None
@@ -37,6 +39,7 @@ class Term:
     image_id: str | None = None
     vector: np.ndarray[Any, np.dtype[np.float32]] | None = None
     weight: float = 1.0
+    skip_missing: bool = False
 
     def __eq__(self, other: object) -> bool:
         return self._value() == other._value() if isinstance(other, Term) else NotImplemented
@@ -46,7 +49,8 @@ class Term:
 
     def _value(self) -> tuple[object, ...]:
         """What two equal terms share; arrays do not compare to one truth value, their bytes do."""
-        return self.text, self.image, self.image_id, None if self.vector is None else self.vector.tobytes(), self.weight
+        vector = None if self.vector is None else self.vector.tobytes()
+        return self.text, self.image, self.image_id, vector, self.weight, self.skip_missing
 
     def to_proto(self) -> common_pb2.QueryTerm:
         """As ``warmer.v1.QueryTerm``. Raises InvalidArgument (``BAD_TERM``) unless exactly one content is set."""
@@ -64,7 +68,7 @@ class Term:
         if self.image is not None:
             return common_pb2.QueryTerm(image=self.image, weight=self.weight)
         if self.image_id is not None:
-            return common_pb2.QueryTerm(image_id=self.image_id, weight=self.weight)
+            return common_pb2.QueryTerm(image_id=self.image_id, weight=self.weight, skip_missing=self.skip_missing)
         return common_pb2.QueryTerm(vector=vector_bytes(self.vector), weight=self.weight)
 
     @classmethod
@@ -77,48 +81,10 @@ class Term:
             case "image":
                 return cls(image=message.image, weight=weight)
             case "image_id":
-                return cls(image_id=message.image_id, weight=weight)
+                return cls(image_id=message.image_id, weight=weight, skip_missing=message.skip_missing)
             case "vector":
                 return cls(vector=vectors(message.vector, len(message.vector) // 4)[0], weight=weight)
         return cls(weight=weight)
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """What one round of feedback says about every image: PicHunter (Cox et al. 2000).
-
-    Attributes:
-        relevant, irrelevant, unmarked: ids of the displayed images, by how they were marked.
-        temperature: of the choice, tau_u; 0 means the server's default.
-        lapse: share of choices made at random, in [0, 1).
-    """
-
-    relevant: tuple[str, ...] = ()
-    irrelevant: tuple[str, ...] = ()
-    unmarked: tuple[str, ...] = ()
-    temperature: float = 0.0
-    lapse: float = 0.0
-
-    def to_proto(self) -> common_pb2.Preference:
-        """As ``warmer.v1.Preference``."""
-        return common_pb2.Preference(
-            relevant_image_ids=self.relevant,
-            irrelevant_image_ids=self.irrelevant,
-            unmarked_image_ids=self.unmarked,
-            temperature=self.temperature,
-            lapse=self.lapse,
-        )
-
-    @classmethod
-    def from_proto(cls, message: common_pb2.Preference) -> Preference:
-        """From ``warmer.v1.Preference``."""
-        return cls(
-            tuple(message.relevant_image_ids),
-            tuple(message.irrelevant_image_ids),
-            tuple(message.unmarked_image_ids),
-            message.temperature,
-            message.lapse,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +95,8 @@ class Search:
         collection: id of the collection.
         terms: the query, at least one.
         preferences: evidence of earlier rounds.
+        choice_models: ideas of how people choose, at most 8; none is one, by the vectors, with each preference's own
+            temperature and lapse.
         prior_temperature: tau_q; 0 means the server's default.
         excluded_image_ids: not among the hits.
         min_similarity: hits have at least this similarity; None is no cutoff.
@@ -146,6 +114,7 @@ class Search:
     min_revision: int = 0
     top_k: int = 0
     rerank_count: int = 0
+    choice_models: tuple[ChoiceModel, ...] = ()
 
     def to_proto(self) -> common_pb2.SearchSpec:
         """As ``warmer.v1.SearchSpec``. Raises InvalidArgument for what the wire cannot carry."""
@@ -159,6 +128,7 @@ class Search:
             min_revision=self.min_revision,
             top_k=self.top_k,
             rerank_count=self.rerank_count,
+            choice_models=[model.to_proto() for model in self.choice_models],
         )
 
     @classmethod
@@ -174,6 +144,7 @@ class Search:
             min_revision=message.min_revision,
             top_k=message.top_k,
             rerank_count=message.rerank_count,
+            choice_models=tuple(map(ChoiceModel.from_proto, message.choice_models)),
         )
 
 

@@ -12,7 +12,7 @@ from warmer.types._convert import enum_name, moment, seconds
 from warmer.types.searches import Hit, Search, StageTiming, Truncation
 from warmer.v1 import captioner_pb2, orchestrator_pb2, rewriter_pb2
 
-Strategy = Literal["rewrite", "preference"]
+Strategy = Literal["rewrite", "rocchio", "preference", "fused"]
 """How feedback becomes the next search."""
 
 

@@ -25,27 +25,31 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16warmer/v1/common.proto\x12\twarmer.v1\x1a\x1egoogle/protobuf/duration.proto\"m\n\tQueryTerm\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\x10\n\x06vector\x18\x04 \x01(\x0cH\x00\x12\x0e\n\x06weight\x18\x05 \x01(\x02\x42\t\n\x07\x63ontent\"\x86\x01\n\nPreference\x12\x1a\n\x12relevant_image_ids\x18\x01 \x03(\t\x12\x1c\n\x14irrelevant_image_ids\x18\x02 \x03(\t\x12\x1a\n\x12unmarked_image_ids\x18\x03 \x03(\t\x12\x13\n\x0btemperature\x18\x04 \x01(\x02\x12\r\n\x05lapse\x18\x05 \x01(\x02\"\x93\x02\n\nSearchSpec\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x05terms\x18\x02 \x03(\x0b\x32\x14.warmer.v1.QueryTerm\x12*\n\x0bpreferences\x18\x03 \x03(\x0b\x32\x15.warmer.v1.Preference\x12\x19\n\x11prior_temperature\x18\x04 \x01(\x02\x12\x1a\n\x12\x65xcluded_image_ids\x18\x05 \x03(\t\x12\x1b\n\x0emin_similarity\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x0cmin_revision\x18\x07 \x01(\x04\x12\r\n\x05top_k\x18\x08 \x01(\r\x12\x14\n\x0crerank_count\x18\t \x01(\rB\x11\n\x0f_min_similarity\"h\n\x03Hit\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x12\n\nsimilarity\x18\x03 \x01(\x02\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x12\n\x05match\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_match\"?\n\nTruncation\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\"\x11\n\x0fGetModelRequest\"\x9b\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x01(\r\x12\x16\n\x0eprompt_version\x18\x04 \x01(\t\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x12\n\ncan_rerank\x18\x08 \x01(\x08\"I\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Durationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16warmer/v1/common.proto\x12\twarmer.v1\x1a\x1egoogle/protobuf/duration.proto\"\x83\x01\n\tQueryTerm\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\x10\n\x06vector\x18\x04 \x01(\x0cH\x00\x12\x0e\n\x06weight\x18\x05 \x01(\x02\x12\x14\n\x0cskip_missing\x18\x06 \x01(\x08\x42\t\n\x07\x63ontent\"\x86\x01\n\nPreference\x12\x1a\n\x12relevant_image_ids\x18\x01 \x03(\t\x12\x1c\n\x14irrelevant_image_ids\x18\x02 \x03(\t\x12\x1a\n\x12unmarked_image_ids\x18\x03 \x03(\t\x12\x13\n\x0btemperature\x18\x04 \x01(\x02\x12\r\n\x05lapse\x18\x05 \x01(\x02\"\xd2\x01\n\x0b\x43hoiceModel\x12\x35\n\nsimilarity\x18\x01 \x01(\x0e\x32!.warmer.v1.ChoiceModel.Similarity\x12\x13\n\x0btemperature\x18\x02 \x01(\x02\x12\r\n\x05lapse\x18\x03 \x01(\x02\x12\x0e\n\x06weight\x18\x04 \x01(\x02\"X\n\nSimilarity\x12\x1a\n\x16SIMILARITY_UNSPECIFIED\x10\x00\x12\x16\n\x12SIMILARITY_VECTORS\x10\x01\x12\x16\n\x12SIMILARITY_LEARNED\x10\x02\"\xc2\x02\n\nSearchSpec\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x05terms\x18\x02 \x03(\x0b\x32\x14.warmer.v1.QueryTerm\x12*\n\x0bpreferences\x18\x03 \x03(\x0b\x32\x15.warmer.v1.Preference\x12\x19\n\x11prior_temperature\x18\x04 \x01(\x02\x12\x1a\n\x12\x65xcluded_image_ids\x18\x05 \x03(\t\x12\x1b\n\x0emin_similarity\x18\x06 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x0cmin_revision\x18\x07 \x01(\x04\x12\r\n\x05top_k\x18\x08 \x01(\r\x12\x14\n\x0crerank_count\x18\t \x01(\r\x12-\n\rchoice_models\x18\n \x03(\x0b\x32\x16.warmer.v1.ChoiceModelB\x11\n\x0f_min_similarity\"h\n\x03Hit\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x12\n\nsimilarity\x18\x03 \x01(\x02\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x12\n\x05match\x18\x05 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_match\"?\n\nTruncation\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\"\x11\n\x0fGetModelRequest\"\x9b\x01\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x01(\r\x12\x16\n\x0eprompt_version\x18\x04 \x01(\t\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x11\n\tprecision\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x12\n\ncan_rerank\x18\x08 \x01(\x08\"I\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Durationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'warmer.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUERYTERM']._serialized_start=69
-  _globals['_QUERYTERM']._serialized_end=178
-  _globals['_PREFERENCE']._serialized_start=181
-  _globals['_PREFERENCE']._serialized_end=315
-  _globals['_SEARCHSPEC']._serialized_start=318
-  _globals['_SEARCHSPEC']._serialized_end=593
-  _globals['_HIT']._serialized_start=595
-  _globals['_HIT']._serialized_end=699
-  _globals['_TRUNCATION']._serialized_start=701
-  _globals['_TRUNCATION']._serialized_end=764
-  _globals['_GETMODELREQUEST']._serialized_start=766
-  _globals['_GETMODELREQUEST']._serialized_end=783
-  _globals['_MODEL']._serialized_start=786
-  _globals['_MODEL']._serialized_end=941
-  _globals['_STAGETIMING']._serialized_start=943
-  _globals['_STAGETIMING']._serialized_end=1016
+  _globals['_QUERYTERM']._serialized_start=70
+  _globals['_QUERYTERM']._serialized_end=201
+  _globals['_PREFERENCE']._serialized_start=204
+  _globals['_PREFERENCE']._serialized_end=338
+  _globals['_CHOICEMODEL']._serialized_start=341
+  _globals['_CHOICEMODEL']._serialized_end=551
+  _globals['_CHOICEMODEL_SIMILARITY']._serialized_start=463
+  _globals['_CHOICEMODEL_SIMILARITY']._serialized_end=551
+  _globals['_SEARCHSPEC']._serialized_start=554
+  _globals['_SEARCHSPEC']._serialized_end=876
+  _globals['_HIT']._serialized_start=878
+  _globals['_HIT']._serialized_end=982
+  _globals['_TRUNCATION']._serialized_start=984
+  _globals['_TRUNCATION']._serialized_end=1047
+  _globals['_GETMODELREQUEST']._serialized_start=1049
+  _globals['_GETMODELREQUEST']._serialized_end=1066
+  _globals['_MODEL']._serialized_start=1069
+  _globals['_MODEL']._serialized_end=1224
+  _globals['_STAGETIMING']._serialized_start=1226
+  _globals['_STAGETIMING']._serialized_end=1299
 # @@protoc_insertion_point(module_scope)

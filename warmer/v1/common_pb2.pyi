@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,6 +33,7 @@ class QueryTerm(_message.Message):
     IMAGE_ID_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    SKIP_MISSING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Words, embedded by the collection's text encoder."""
     image: _builtins.bytes
@@ -42,6 +44,10 @@ class QueryTerm(_message.Message):
     """A vector in the collection's space: `dimensions` little-endian float32 values. It is normalised by the server."""
     weight: _builtins.float
     """Weight of the term in the sum. 0 (unset) means 1."""
+    skip_missing: _builtins.bool
+    """Leaves the term out when its `image_id` is not in the collection any more, instead of NOT_FOUND: a hunt must outlive
+    the removal of an image that was marked in it.
+    """
     def __init__(
         self,
         *,
@@ -50,10 +56,11 @@ class QueryTerm(_message.Message):
         image_id: _builtins.str = ...,
         vector: _builtins.bytes = ...,
         weight: _builtins.float = ...,
+        skip_missing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "image", b"image", "image_id", b"image_id", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "image", b"image", "image_id", b"image_id", "text", b"text", "vector", b"vector", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "image", b"image", "image_id", b"image_id", "skip_missing", b"skip_missing", "text", b"text", "vector", b"vector", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["text", "image", "image_id", "vector"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
@@ -108,6 +115,67 @@ class Preference(_message.Message):
 Global___Preference: _TypeAlias = Preference  # noqa: Y015
 
 @_typing.final
+class ChoiceModel(_message.Message):
+    """One idea of how people choose among displayed images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Similarity:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SimilarityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ChoiceModel._Similarity.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SIMILARITY_UNSPECIFIED: ChoiceModel._Similarity.ValueType  # 0
+        """Not set: by their vectors."""
+        SIMILARITY_VECTORS: ChoiceModel._Similarity.ValueType  # 1
+        """By the inner product of their vectors."""
+        SIMILARITY_LEARNED: ChoiceModel._Similarity.ValueType  # 2
+        """By a similarity that was learned from what people say of images, computed from the same vectors. By their vectors
+        where the model has none.
+        """
+
+    class Similarity(_Similarity, metaclass=_SimilarityEnumTypeWrapper):
+        """By what images are taken to be alike."""
+
+    SIMILARITY_UNSPECIFIED: ChoiceModel.Similarity.ValueType  # 0
+    """Not set: by their vectors."""
+    SIMILARITY_VECTORS: ChoiceModel.Similarity.ValueType  # 1
+    """By the inner product of their vectors."""
+    SIMILARITY_LEARNED: ChoiceModel.Similarity.ValueType  # 2
+    """By a similarity that was learned from what people say of images, computed from the same vectors. By their vectors
+    where the model has none.
+    """
+
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    LAPSE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    similarity: Global___ChoiceModel.Similarity.ValueType
+    """By what images are taken to be alike."""
+    temperature: _builtins.float
+    """Temperature of the choice, tau_u: lower trusts the choice more. 0 (unset) means the server's default."""
+    lapse: _builtins.float
+    """Share of choices made at random, in [0, 1)."""
+    weight: _builtins.float
+    """Prior probability that this is how the person chooses; weights are scaled to a sum of 1. 0 (unset) means 1."""
+    def __init__(
+        self,
+        *,
+        similarity: Global___ChoiceModel.Similarity.ValueType = ...,
+        temperature: _builtins.float = ...,
+        lapse: _builtins.float = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lapse", b"lapse", "similarity", b"similarity", "temperature", b"temperature", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChoiceModel: _TypeAlias = ChoiceModel  # noqa: Y015
+
+@_typing.final
 class SearchSpec(_message.Message):
     """A search, whole: whoever holds it can repeat it, rank under it, or explain it."""
 
@@ -122,6 +190,7 @@ class SearchSpec(_message.Message):
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     TOP_K_FIELD_NUMBER: _builtins.int
     RERANK_COUNT_FIELD_NUMBER: _builtins.int
+    CHOICE_MODELS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Resource name of the collection, `collections/{collection}`."""
     prior_temperature: _builtins.float
@@ -154,6 +223,13 @@ class SearchSpec(_message.Message):
     def excluded_image_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of images that must not be among the hits. Unknown ids are ignored."""
 
+    @_builtins.property
+    def choice_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChoiceModel]:
+        """How the person is taken to choose, at most 8. With several, the likelihood of all choices together is their mixture, so
+        that the choices themselves tell which fits. Unset: one model, by the vectors, with each preference's own temperature
+        and lapse; where models are given, those of the preferences are not used.
+        """
+
     def __init__(
         self,
         *,
@@ -166,10 +242,11 @@ class SearchSpec(_message.Message):
         min_revision: _builtins.int = ...,
         top_k: _builtins.int = ...,
         rerank_count: _builtins.int = ...,
+        choice_models: _abc.Iterable[Global___ChoiceModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "min_similarity", b"min_similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "collection", b"collection", "excluded_image_ids", b"excluded_image_ids", "min_revision", b"min_revision", "min_similarity", b"min_similarity", "preferences", b"preferences", "prior_temperature", b"prior_temperature", "rerank_count", b"rerank_count", "terms", b"terms", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "choice_models", b"choice_models", "collection", b"collection", "excluded_image_ids", b"excluded_image_ids", "min_revision", b"min_revision", "min_similarity", b"min_similarity", "preferences", b"preferences", "prior_temperature", b"prior_temperature", "rerank_count", b"rerank_count", "terms", b"terms", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
     _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015

@@ -37,6 +37,10 @@ class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.Val
     """Searches by the rewrite alone (the reference system's way)."""
     STRATEGY_PREFERENCE: _Strategy.ValueType  # 2
     """Takes each choice as evidence about the target: PicHunter (Cox et al. 2000)."""
+    STRATEGY_ROCCHIO: _Strategy.ValueType  # 3
+    """Moves the query towards relevant images and away from irrelevant ones (Rocchio 1971)."""
+    STRATEGY_FUSED: _Strategy.ValueType  # 4
+    """As `STRATEGY_PREFERENCE`, with several ideas of how people choose, and the rewrite as a further term if it has a weight."""
 
 class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
     """How feedback becomes the next search."""
@@ -47,6 +51,10 @@ STRATEGY_REWRITE: Strategy.ValueType  # 1
 """Searches by the rewrite alone (the reference system's way)."""
 STRATEGY_PREFERENCE: Strategy.ValueType  # 2
 """Takes each choice as evidence about the target: PicHunter (Cox et al. 2000)."""
+STRATEGY_ROCCHIO: Strategy.ValueType  # 3
+"""Moves the query towards relevant images and away from irrelevant ones (Rocchio 1971)."""
+STRATEGY_FUSED: Strategy.ValueType  # 4
+"""As `STRATEGY_PREFERENCE`, with several ideas of how people choose, and the rewrite as a further term if it has a weight."""
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
 class _Stage:

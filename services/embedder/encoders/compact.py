@@ -21,6 +21,7 @@ from services.common.weights import (
     compact_file,
     sha256_of,
 )
+from services.embedder.choice import ChoiceSimilarity
 from services.embedder.encoders.base import TextEmbeddings
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class CompactEncoder:
         text = onnx_build.built(models_dir, "compact-text", key, lambda: _text_tower(heads))
         self._image = onnx_build.open_session(image, threads)
         self._text = onnx_build.open_session(text, threads)
+        similarity = heads.with_name("choice.safetensors")
+        self.choice = ChoiceSimilarity.load(similarity, heads) if similarity.is_file() else None
         self._tokenizer = Tokenizer.from_file(str(MINILM_TOKENIZER.verify()))
         # Counting comes before cutting: the caller wants to know how much was not read.
         self._tokenizer.no_truncation()

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 MAX_QUERY_CHARS = 10_000
 
 
 @dataclass(frozen=True)
 class Term:
-    """One weighted part of the query vector; either `text` or `vector` is set.
+    """One weighted part of the query vector; one of `text`, `vector` and `image_id` is set.
 
-    `vector` holds little-endian float32 values of the collection's space.
+    `vector` holds little-endian float32 values of the collection's space. An image that was removed since is left out.
     """
 
     text: str = ""
     vector: bytes = b""
     weight: float = 1.0
+    image_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,28 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class ChoiceModel:
+    """One idea of how people choose: by the images' vectors or by a learned similarity, with tau_u, the share of random
+    choices, and the prior probability that it is the right one (any scale)."""
+
+    similarity: Literal["vectors", "learned"]
+    temperature: float
+    lapse: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class SearchPlan:
     """A search as a strategy wants it; collection and number of hits are the session's affair.
 
-    `query` is the query text now in force: the next round starts from it. `prior_temperature` is tau_q.
+    `query` is the query text now in force: the next round starts from it. `prior_temperature` is tau_q. Without
+    `choices` each element of evidence is judged by the vectors and by its own temperature and lapse.
     """
 
     query: str
     terms: tuple[Term, ...]
     preferences: tuple[Evidence, ...] = ()
+    choices: tuple[ChoiceModel, ...] = ()
     prior_temperature: float = 0.0
     excluded: tuple[str, ...] = ()
 

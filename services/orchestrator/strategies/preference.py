@@ -7,11 +7,12 @@ embedder computes the scores, beside the vectors. No language model is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.common.joining import plain_join
-from services.orchestrator.strategies.base import Evidence, History, SearchPlan, Strategy, Turn, terms_of
+from services.orchestrator.strategies.base import History, SearchPlan, Strategy, terms_of
+from services.orchestrator.strategies.evidence import MAX_EVIDENCE, evidence_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class PreferenceParameters:
     choice_temperature: float = 0.25
     lapse: float = 0.1
     exclude_displayed: bool = True
-    max_evidence: int = 4096
+    max_evidence: int = MAX_EVIDENCE
 
 
 @dataclass(frozen=True)
@@ -49,29 +50,9 @@ class PreferenceStrategy(Strategy):
         return SearchPlan(
             query=query,
             terms=terms_of(query, history.examples),
-            preferences=self._evidence([turn for turn in history.turns if turn.has_marks]),
+            preferences=evidence_of(
+                history.turns, self.parameters.choice_temperature, self.parameters.lapse, self.parameters.max_evidence
+            ),
             prior_temperature=self.parameters.prior_temperature,
             excluded=history.seen if self.parameters.exclude_displayed else (),
-        )
-
-    def _evidence(self, turns: Sequence[Turn]) -> tuple[Evidence, ...]:
-        """The choices of the newest turns that fit, oldest first."""
-        room, newest_first = self.parameters.max_evidence, []
-        for turn in reversed(turns):
-            room -= len(turn.relevant) + len(turn.irrelevant)
-            if room < 0:
-                break
-            newest_first.append(self._choice(turn, room))
-            room -= len(newest_first[-1].unmarked)
-        return tuple(reversed(newest_first))
-
-    def _choice(self, turn: Turn, most_unmarked: int) -> Evidence:
-        """The choice of one turn: unmarked is what was displayed and not marked."""
-        marked = {*turn.relevant, *turn.irrelevant}
-        return Evidence(
-            relevant=turn.relevant,
-            irrelevant=turn.irrelevant,
-            unmarked=tuple(id for id in turn.displayed if id not in marked)[:most_unmarked],
-            temperature=self.parameters.choice_temperature,
-            lapse=self.parameters.lapse,
         )

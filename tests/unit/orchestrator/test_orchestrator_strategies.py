@@ -79,7 +79,7 @@ def test_the_next_page_keeps_the_search_and_leaves_out_what_was_seen(strategy):
     plan = strategy.plan(history, {}, None)
     assert plan.query == "a dog, brown"
     assert plan.excluded == ("1", "2", "3", "4")
-    assert len(plan.preferences) == (1 if strategy.name == "preference" else 0)
+    assert len(plan.preferences) == (1 if strategy.name in ("preference", "fused") else 0)
 
 
 @pytest.mark.parametrize("strategy", build().values(), ids=lambda s: s.name)
