@@ -225,6 +225,15 @@ class Settings(BaseSettings):
     default_strategy: Literal["rewrite", "rocchio", "preference", "fused"] = Field(
         "fused", description="Strategy of sessions that name none."
     )
+    rocchio_weights: Literal["classic", "tuned"] = Field(
+        "classic", description="Weights of rocchio: .8 .1 .1, or .8 .2 .1, chosen on one half of flickr8k/val."
+    )
+    fused_rewrite_weight: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of the rewrite beside the query's 1 under fused; 0 asks no language model.",
+    )
     default_page_size: int = Field(10, ge=1, le=1000, description="Hits of a round, for sessions that name no number.")
     round_timeout_s: float = Field(60.0, gt=0, le=3600, description="Seconds that a round may take as a whole.")
     round_lease_s: float = Field(

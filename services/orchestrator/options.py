@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from services.common.settings import Settings
-from services.orchestrator.strategies import PreferenceParameters
+from services.orchestrator.strategies import FusedParameters, PreferenceParameters, RocchioParameters
+from services.orchestrator.strategies.rocchio import CLASSIC, TUNED
 
 MAX_PAGE_SIZE = 1_000
 MAX_COMMENT_CHARS = 2_000
@@ -49,9 +50,10 @@ class OrchestratorOptions:
             words, which is no more than a few captions.
         fetches: most images fetched from the embedder at a time.
         preference: parameters of the `preference` strategy, which also makes the early hits.
+        rocchio, fused: parameters of these strategies.
     """
 
-    default_strategy: str = "preference"
+    default_strategy: str = "fused"
     default_page_size: int = 10
     session_ttl_s: float = 604_800.0
     caption_ttl_s: int = 2_592_000
@@ -65,6 +67,8 @@ class OrchestratorOptions:
     max_captions: int = 16
     fetches: int = 8
     preference: PreferenceParameters = field(default_factory=PreferenceParameters)
+    rocchio: RocchioParameters = CLASSIC
+    fused: FusedParameters = field(default_factory=FusedParameters)
 
 
 def options_from(settings: Settings) -> OrchestratorOptions:
@@ -83,5 +87,9 @@ def options_from(settings: Settings) -> OrchestratorOptions:
             prior_temperature=settings.prior_temperature,
             choice_temperature=settings.preference_temperature,
             lapse=settings.preference_lapse,
+        ),
+        rocchio=TUNED if settings.rocchio_weights == "tuned" else CLASSIC,
+        fused=FusedParameters(
+            prior_temperature=settings.prior_temperature, rewrite_weight=settings.fused_rewrite_weight
         ),
     )

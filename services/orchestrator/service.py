@@ -53,7 +53,7 @@ def assemble(
     cache = CaptionCache(database, options.caption_ttl_s)
     pipeline = Pipeline(sessions, cache, peers, options)
     owner = Owner(rounds, pipeline, options)
-    known = strategies.build(options.preference)
+    known = strategies.build(options.preference, options.rocchio, options.fused)
     servicer = OrchestratorServicer(
         Hunts(sessions, peers.embedder, options), Asks(known), Runner(sessions, rounds, owner)
     )

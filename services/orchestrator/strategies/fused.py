@@ -16,8 +16,8 @@ from services.common.joining import plain_join
 from services.orchestrator.strategies.base import ChoiceModel, History, SearchPlan, Strategy, Term, terms_of
 from services.orchestrator.strategies.evidence import evidence_of
 
-BY_LOOKS = ChoiceModel(similarity="vectors", temperature=0.05, lapse=0.05, weight=0.2)
-BY_CONTENT = ChoiceModel(similarity="learned", temperature=0.1, lapse=0.3, weight=0.8)
+BY_LOOKS = ChoiceModel(similarity="vectors", temperature=0.05, lapse=0.05, weight=0.1)
+BY_CONTENT = ChoiceModel(similarity="learned", temperature=0.1, lapse=0.3, weight=0.9)
 
 
 @dataclass(frozen=True)
