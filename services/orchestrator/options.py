@@ -89,7 +89,5 @@ def options_from(settings: Settings) -> OrchestratorOptions:
             lapse=settings.preference_lapse,
         ),
         rocchio=TUNED if settings.rocchio_weights == "tuned" else CLASSIC,
-        fused=FusedParameters(
-            prior_temperature=settings.prior_temperature, rewrite_weight=settings.fused_rewrite_weight
-        ),
+        fused=FusedParameters(rewrite_weight=settings.fused_rewrite_weight),
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.orchestrator.strategies.base import Evidence, Turn
+from services.orchestrator.strategies.base import Evidence, History, Turn
 
+MAX_MARKS = 90  # terms of one search are at most 100; older marks are left out first
 MAX_EVIDENCE = 4096  # displayed images in all choices of a search together; the embedder takes no more
 
 
@@ -27,3 +28,14 @@ def evidence_of(
         room -= len(unmarked)
         newest_first.append(Evidence(turn.relevant, turn.irrelevant, unmarked, temperature, lapse))
     return tuple(reversed(newest_first))
+
+
+def newest_marks(history: History) -> dict[str, bool]:
+    """Whether each marked image is relevant, by its newest mark; the newest `MAX_MARKS` images."""
+    marks: dict[str, bool] = {}
+    for turn in history.turns:
+        for ids, liked in ((turn.relevant, True), (turn.irrelevant, False)):
+            for id in ids:
+                marks.pop(id, None)
+                marks[id] = liked
+    return dict(list(marks.items())[-MAX_MARKS:])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from services.common.joining import plain_join
 from services.orchestrator.strategies.base import ChoiceModel, History, SearchPlan, Strategy, Term, terms_of
-from services.orchestrator.strategies.evidence import evidence_of
+from services.orchestrator.strategies.evidence import evidence_of, newest_marks
 
 BY_LOOKS = ChoiceModel(similarity="vectors", temperature=0.05, lapse=0.05, weight=0.1)
 BY_CONTENT = ChoiceModel(similarity="learned", temperature=0.1, lapse=0.3, weight=0.9)
@@ -27,19 +27,22 @@ class FusedParameters:
     Attributes:
         prior_temperature: tau_q; lower trusts the words more.
         choices: the choice models, with their prior probabilities as weights.
+        relevant_weight: weight of the mean of the images marked relevant, beside the query's 1, as in `rocchio`.
         rewrite_weight: weight of the rewrite beside the query's 1. Above 0 captions and a rewrite are made.
         exclude_displayed: whether images that the person has seen are left out of the hits.
     """
 
-    prior_temperature: float = 0.05
+    prior_temperature: float = 0.04
     choices: tuple[ChoiceModel, ...] = field(default=(BY_LOOKS, BY_CONTENT))
+    relevant_weight: float = 0.125
     rewrite_weight: float = 0.0
     exclude_displayed: bool = True
 
 
 @dataclass(frozen=True)
 class FusedStrategy(Strategy):
-    """The query, joined with each comment, as prior; choices as evidence; the rewrite as a further term if wanted."""
+    """Words, and a small step towards what was marked relevant, as prior; choices as evidence; the rewrite as a further
+    term if wanted."""
 
     parameters: FusedParameters = field(default_factory=FusedParameters)
     name: str = "fused"
@@ -54,6 +57,10 @@ class FusedStrategy(Strategy):
         del captions
         query = plain_join(history.query, comment=history.turn.comment) if history.turn.comment else history.query
         terms = terms_of(query, history.examples)
+        marks = newest_marks(history)
+        relevant = [id for id, liked in marks.items() if liked]
+        if self.parameters.relevant_weight:
+            terms += tuple(Term(image_id=id, weight=self.parameters.relevant_weight / len(relevant)) for id in relevant)
         if rewrite and self.parameters.rewrite_weight:
             terms += (Term(text=rewrite, weight=self.parameters.rewrite_weight),)
         return SearchPlan(

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from services.common.joining import plain_join
 from services.orchestrator.strategies.base import History, SearchPlan, Strategy, Term, terms_of
-
-MAX_MARKS = 90  # terms of one search are at most 100; older marks are left out first
+from services.orchestrator.strategies.evidence import newest_marks
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class RocchioStrategy(Strategy):
         """See `Strategy.plan`. Captions and rewrite are not used."""
         del captions, rewrite
         query = plain_join(history.query, comment=history.turn.comment) if history.turn.comment else history.query
-        marks = _newest(history)
+        marks = newest_marks(history)
         relevant = [id for id, liked in marks.items() if liked]
         irrelevant = [id for id, liked in marks.items() if not liked]
         weights = self.parameters
@@ -60,14 +59,3 @@ class RocchioStrategy(Strategy):
             Term(image_id=id, weight=-weights.irrelevant / len(irrelevant)) for id in irrelevant if weights.irrelevant
         ]
         return SearchPlan(query=query, terms=tuple(terms), excluded=history.seen if weights.exclude_displayed else ())
-
-
-def _newest(history: History) -> dict[str, bool]:
-    """Whether each marked image is relevant, by its newest mark; the newest `MAX_MARKS` images."""
-    marks: dict[str, bool] = {}
-    for turn in history.turns:
-        for ids, liked in ((turn.relevant, True), (turn.irrelevant, False)):
-            for id in ids:
-                marks.pop(id, None)
-                marks[id] = liked
-    return dict(list(marks.items())[-MAX_MARKS:])

@@ -64,7 +64,8 @@ def test_fused_gives_every_choice_to_both_choice_models():
     assert not strategy.uses_language_models
     plan = strategy.plan(History((START, PastRound("a dog", FIRST)), SECOND), {}, None)
     assert plan.query == "a dog, it is black"
-    assert plan.terms == (Term(text="a dog, it is black"),)
+    step = 0.125 / 3  # a, e and b are relevant: the newest mark of an image counts
+    assert plan.terms == (Term(text="a dog, it is black"), *(Term(image_id=id, weight=step) for id in "aeb"))
     assert [(e.relevant, e.irrelevant, e.unmarked) for e in plan.preferences] == [
         (("a",), ("b", "c"), ("d",)),
         (("e", "b"), (), ("f",)),
@@ -77,8 +78,9 @@ def test_the_rewrite_is_a_term_only_where_it_has_a_weight():
     history = History((START,), FIRST)
     strategy = FusedStrategy(FusedParameters(rewrite_weight=0.5))
     assert strategy.uses_language_models
-    assert strategy.plan(history, {}, "a black dog").terms == (Term("a dog"), Term("a black dog", weight=0.5))
-    assert FusedStrategy().plan(history, {}, "a black dog").terms == (Term("a dog"),)
+    step = Term(image_id="a", weight=0.125)
+    assert strategy.plan(history, {}, "a black dog").terms == (Term("a dog"), step, Term("a black dog", weight=0.5))
+    assert FusedStrategy().plan(history, {}, "a black dog").terms == (Term("a dog"), step)
 
 
 def test_all_strategies_are_there():
