@@ -42,7 +42,7 @@ def folder_like(name: str, gallery: Path, target: Path) -> Path:
         rows = csv.writer(file)
         rows.writerow(header)
         ids = list(CAPTIONS)
-        rows.writerows((id, text) for id, other in zip(ids, ids[1:] + ids[:1], strict=True) for text in CAPTIONS[other])
+        rows.writerows((id, text) for id, other in zip(ids, ids[2:] + ids[:2], strict=True) for text in CAPTIONS[other])
         rows.writerow(("gone.jpg", "a ghost"))
     return target
 
@@ -92,7 +92,7 @@ class Setting:
         return Notebook(name)
 
     def hunts(self) -> dict[Path, list[Hunt]]:
-        return {file: list(read_hunts(file)) for file in sorted(self.runs.glob(f"*/{HUNTS}"))}
+        return {file: list(read_hunts(file)) for file in sorted(self.runs.rglob(HUNTS))}
 
 
 @pytest.fixture
