@@ -19,6 +19,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLES = {"main": "-", "next-page": "--", "comment-only": ":"}
 _SPREAD = 0.24  # of a round, over which the lines' intervals are laid side by side
 PLOTTED = (("hits@10", "Hits@10 by round (cumulative)"), ("recall@10", "Recall@10 by round"))
+_LONG_LABEL = 28  # characters; of longer ones three do not fit beside each other
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def draw(title: str, chosen: Sequence[Line]) -> bytes:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if chosen:
-        figure.legend(loc="outside lower center", ncols=min(3, len(chosen)), frameon=False, fontsize="small")
+        labels = [str(label) for label in axes.get_legend_handles_labels()[1]]
+        columns = 1 if max(map(len, labels), default=0) > _LONG_LABEL else min(3, len(chosen))
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     target = io.BytesIO()
     figure.savefig(target, format="png", metadata={"Software": None})  # the same figures give the same bytes
     return target.getvalue()
