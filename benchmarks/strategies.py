@@ -2,8 +2,9 @@
 
     python -m benchmarks.strategies RUNS --out benchmarks/results/strategies.json
 
-RUNS holds a folder for each run, named STRATEGY-USER with USER of semantic, visual, semantic-comment or visual-error; the
-docs give the commands. Hits@10 (cumulative) and Recall@10 by round, and paired differences at the last round.
+RUNS holds a folder for each run, named STRATEGY-USER with USER of semantic, visual, semantic-comment or visual-error;
+the docs give the commands. The controls are those of the run of `fused`, or of a folder controls-USER: they do not
+depend on the strategy. Hits@10 (cumulative) and Recall@10 by round, and paired differences at the last round.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from warmer.bench.metrics.figures import figures, paired_difference
 from warmer.bench.metrics.series import Series, load_run
 
 STRATEGIES = ("fused", "preference", "rocchio", "rewrite")
-CONTROLS = ("next-page", "comment-only")
 HITS, RECALL = "hits@10", "recall@10"
 
 
 def series_of(runs: Path, user: str) -> dict[str, Series]:
-    """The series of one user by name: each strategy's main arm, and the controls of the run of `fused`."""
+    """The series of one user by name: each strategy's main arm, and the controls."""
     found: dict[str, Series] = {}
     for strategy in STRATEGIES:
         file = runs / f"{strategy}-{user}" / "hunts.jsonl"
@@ -33,6 +33,9 @@ def series_of(runs: Path, user: str) -> dict[str, Series]:
                 found[strategy] = series
             elif strategy == "fused":
                 found[series.arm] = series
+    controls = runs / f"controls-{user}" / "hunts.jsonl"
+    if controls.is_file():
+        found |= {series.arm: series for series in load_run(controls).series if series.arm != "main"}
     return found
 
 
